@@ -1,0 +1,1 @@
+"""Adapters for the runtimes, by name."""
