@@ -1,0 +1,172 @@
+"""The AWS session: where to connect, cached clients, and botocore's errors in our words.
+
+Retries are botocore's own ("standard" mode); nothing above this layer retries an AWS call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Final
+
+from sdctl.errors import AwsError, ConfigError, ConflictError, NotFoundError
+
+CONNECT_TIMEOUT_SECONDS: Final = 10
+READ_TIMEOUT_SECONDS: Final = 60
+MAX_ATTEMPTS: Final = 5
+
+# Error codes by their meaning. Most services end a missing thing's code with "NotFound" or
+# "NotFoundException"; these do not.
+_NOT_FOUND_CODES: Final = frozenset({
+    "NoSuchBucket", "NoSuchKey", "NoSuchEntity", "404", "ChangeSetNotFound", "QueueDoesNotExist",
+    "AWS.SimpleQueueService.NonExistentQueue", "NonExistentQueue",
+})  # fmt: skip
+_CONFLICT_CODES: Final = frozenset({
+    "AlreadyExistsException", "ConflictException", "OperationInProgressException", "ResourceInUseException",
+    "TokenAlreadyExistsException", "BucketAlreadyExists", "BucketAlreadyOwnedByYou",
+    "OperationAborted", "BucketNotEmpty",
+})  # fmt: skip
+_CREDENTIAL_CODES: Final = frozenset({
+    "ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException",
+    "SignatureDoesNotMatch", "InvalidAccessKeyId", "AuthFailure", "RequestExpired",
+})  # fmt: skip
+# CloudFormation says a missing stack in a text alone, under the code ValidationError.
+_MISSING_STACK_TEXT: Final = "does not exist"
+_CREDENTIALS_HINT: Final = "sign in again, or name another profile with --profile"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsAccess:
+    """Where AWS is and as whom to speak to it.
+
+    `endpoint_url` and the key pair are set on the local target only; on AWS the profile or botocore's
+    default credential chain is used.
+    """
+
+    region: str
+    profile: str | None = None
+    endpoint_url: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+
+
+class Aws:
+    """A session with its clients, made on first use and kept; safe to share between threads."""
+
+    def __init__(self, access: AwsAccess) -> None:
+        """Keep where to connect; nothing is imported and no call is made before the first client."""
+        self.access = access
+        self._session: Any = None
+        self._clients: dict[str, Any] = {}
+        self._account_id = ""
+        self._lock = Lock()
+
+    @property
+    def region(self) -> str:
+        """The region every client speaks to."""
+        return self.access.region
+
+    @property
+    def partition(self) -> str:
+        """The partition of the region: `aws`, or `aws-cn` in China."""
+        with self._lock, aws_errors("read the credentials"):
+            return str(self._open().get_partition_for_region(self.region))
+
+    def client(self, service: str) -> Any:
+        """Return the boto3 client of a service.
+
+        Raises:
+            ConfigError: the profile does not exist.
+        """
+        with self._lock:
+            if service not in self._clients:
+                with aws_errors("read the credentials"):
+                    self._clients[service] = self._make(service)
+            return self._clients[service]
+
+    def account_id(self) -> str:
+        """Return the 12-digit account of the credentials."""
+        if not self._account_id:
+            with aws_errors("find out the account"):
+                self._account_id = str(self.client("sts").get_caller_identity()["Account"])
+        return self._account_id
+
+    def _open(self) -> Any:
+        if self._session is None:
+            import boto3
+
+            self._session = boto3.session.Session(
+                region_name=self.access.region,
+                profile_name=self.access.profile,
+                aws_access_key_id=self.access.access_key,
+                aws_secret_access_key=self.access.secret_key,
+            )
+        return self._session
+
+    def _make(self, service: str) -> Any:
+        from botocore.config import Config
+
+        config = Config(
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            read_timeout=READ_TIMEOUT_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+            user_agent_extra="app/sdctl",
+            s3={"addressing_style": "path" if self.access.endpoint_url else "auto"},
+        )
+        return self._open().client(service, endpoint_url=self.access.endpoint_url, config=config)
+
+
+@contextmanager
+def aws_errors(action: str) -> Iterator[None]:
+    """Translate botocore's errors of the block, by error code; the original stays as the cause.
+
+    Args:
+        action: what was tried, as in `create the bucket x`: the message says `could not <action>: …`.
+
+    Raises:
+        NotFoundError: the thing does not exist.
+        ConflictError: another operation holds it, or it exists already.
+        AwsError: any other refusal, or no answer.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+
+    try:
+        yield
+    except ClientError as error:
+        raise _translated(error, action) from error
+    except ProfileNotFound as error:
+        raise ConfigError(f"could not {action}: {error}", hint="name another one with --profile") from error
+    except NoCredentialsError as error:
+        raise AwsError(
+            f"could not {action}: no AWS credentials were found",
+            aws_code="NoCredentials",
+            hint="sign in, set --profile, or use --target local",
+        ) from error
+    except BotoCoreError as error:
+        raise AwsError(f"could not {action}: {error}", aws_code=type(error).__name__) from error
+
+
+def error_code(error: Exception) -> str:
+    """Return AWS's own code of a botocore ClientError."""
+    response: dict[str, Any] = getattr(error, "response", {})
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _translated(error: Any, action: str) -> AwsError | NotFoundError | ConflictError:
+    code, text = error_code(error), str(error.response.get("Error", {}).get("Message", "")).strip()
+    message = f"could not {action}: {text or 'no reason given'} ({code})"
+    if code in _NOT_FOUND_CODES or code.removesuffix("Exception").endswith("NotFound"):
+        return NotFoundError(message)
+    if code == "ValidationError" and is_missing_stack(text):
+        return NotFoundError(message)
+    if code in _CONFLICT_CODES:
+        return ConflictError(message)
+    hint = _CREDENTIALS_HINT if code in _CREDENTIAL_CODES else ""
+    return AwsError(message, operation=error.operation_name, aws_code=code, hint=hint)
+
+
+def is_missing_stack(text: str) -> bool:
+    """Tell CloudFormation's "Stack with id x does not exist" from its other validation errors."""
+    return _MISSING_STACK_TEXT in text
