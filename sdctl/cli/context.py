@@ -1,0 +1,103 @@
+"""The global options of a command line, and what every command finds out from them.
+
+Options are collected while the arguments are read (before or after the command) and are read by
+commands with `current()`. Only this module and the option declarations look at the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdctl.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from sdctl.deployments import Deployment, Deployments
+
+TEXT = "text"
+JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The global options; None where neither a flag nor the environment gives one."""
+
+    config: Path | None = None
+    stack_name: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    target: str | None = None
+    output: str = TEXT
+    yes: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def is_json(self) -> bool:
+        """Tell whether stdout and errors are JSON."""
+        return self.output == JSON
+
+
+_NOTHING_GIVEN = Options()
+_options: ContextVar[Options] = ContextVar("sdctl_options", default=_NOTHING_GIVEN)
+
+
+def current() -> Options:
+    """Return the global options of the command that runs."""
+    return _options.get()
+
+
+def reset(options: Options) -> None:
+    """Start over with these options: a new command line is about to be read."""
+    _options.set(options)
+
+
+def record(name: str, value: Any) -> None:
+    """Keep one global option, in place of what stood further left."""
+    _options.set(replace(_options.get(), **{name: value}))
+
+
+def environment() -> Mapping[str, str]:
+    """Return the process's environment, for functions that take it as an argument."""
+    return os.environ
+
+
+def deployments() -> Deployments:
+    """Return the records of what was deployed."""
+    from sdctl.deployments import Deployments, home
+
+    return Deployments(home(environment()))
+
+
+def find_deployment() -> Deployment | None:
+    """Return the deployment that the global options mean: the folder's last, or the only one."""
+    options = current()
+    return deployments().find(
+        folder=Path.cwd(), stack_name=options.stack_name, region=options.region, target=options.target
+    )
+
+
+def require_deployment() -> Deployment:
+    """Return the deployment that the global options mean.
+
+    Raises:
+        NotFoundError: there is none, or several and no way to tell which; the hint says what to pass.
+    """
+    found = find_deployment()
+    if found is not None:
+        return found
+    options = current()
+    others = deployments().all()
+    if not others:
+        raise NotFoundError("nothing is deployed yet", hint="sdctl deploy --target local")
+    names = ", ".join(f"{one.stack_name} ({one.target}, {one.region}, {one.folder})" for one in others)
+    if options.stack_name or options.region or options.target:
+        raise NotFoundError(f"no such deployment; deployed: {names}", hint="check -n, -R and --target")
+    raise NotFoundError(
+        f"this folder has no deployment, and there are several: {names}",
+        hint="go to the folder of one, or name it with -n STACK, -R REGION, --target TARGET",
+    )
