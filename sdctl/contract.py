@@ -52,6 +52,10 @@ RESERVED_PREFIX: Final = ".sdctl"
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 MAX_PREFIX_BYTES: Final = 256
 MAX_CONTEXT_BYTES: Final = 16 * 1024
+# Deeper JSON is refused, so that whatever one part could read no other part fails to write.
+MAX_NESTING: Final = 100
+# How many known names a message lists at most.
+MAX_NAMES_SHOWN: Final = 20
 # A message that is larger, attributes included, carries a pointer into S3 instead of its content.
 # SNS takes 262,144 bytes: https://docs.aws.amazon.com/sns/latest/api/API_Publish.html
 MAX_INLINE_MESSAGE_BYTES: Final = 200 * 1024
@@ -139,8 +143,12 @@ class Task:
 
 
 def canonical_json(value: object) -> str:
-    """Render JSON in the one form that hashes and limits are measured on."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    """Render JSON in the one form that hashes and limits are measured on.
+
+    Raises:
+        ValueError: a number is infinite or not a number, which JSON cannot say.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
 def new_task_id() -> str:
@@ -149,7 +157,7 @@ def new_task_id() -> str:
 
 
 def decode_json(text: str | bytes) -> Any:
-    """Parse strict JSON: no NaN, no lone surrogate, no nesting beyond what Python can follow.
+    """Parse strict JSON: no NaN, no infinite number, no lone surrogate, at most `MAX_NESTING` levels.
 
     Raises:
         ValueError: the text is not such JSON; the message says why.
@@ -160,12 +168,29 @@ def decode_json(text: str | bytes) -> Any:
 
     try:
         value = json.loads(text, parse_constant=refuse)
+        if _is_nested_deeper(value, MAX_NESTING):
+            raise ValueError(f"nested deeper than {MAX_NESTING} levels")
         canonical_json(value).encode()
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError(f"nested deeper than {MAX_NESTING} levels") from None
     except UnicodeError:
         raise ValueError("not valid Unicode") from None
     return value
+
+
+def _is_nested_deeper(value: object, limit: int) -> bool:
+    """Tell whether arrays and objects are nested in more than `limit` levels, level by level."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(limit):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def found(value: object) -> str:
@@ -240,6 +265,14 @@ def nearest(text: str, names: Iterable[str]) -> str:
     """Return `; did you mean "x"?` for the name nearest to `text`, or nothing."""
     match = get_close_matches(text, list(names), n=1)
     return f'; did you mean "{match[0]}"?' if match else ""
+
+
+def some_names(names: Iterable[str]) -> str:
+    """List names for a message: the first `MAX_NAMES_SHOWN` in full, the others counted."""
+    known = list(names)
+    more = len(known) - MAX_NAMES_SHOWN
+    shown = ", ".join(known[:MAX_NAMES_SHOWN]) or "none"
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _prefix_problem(prefix: str) -> str:
@@ -386,11 +419,10 @@ def _content(
         if not isinstance(name, str):
             check.add(f"{path}/{place}", f"{found(name)} is not a string")
         elif runtime is not None and name and not checkpoint_allowed(name, runtime):
-            allowed = ", ".join(runtime.checkpoints) or "none"
             check.add(
                 f"{path}/{place}",
-                f'unknown checkpoint {found(name)} for runtime "{runtime.name}"; known: {allowed}'
-                f"{nearest(name, runtime.checkpoints)}",
+                f'unknown checkpoint {found(name)} for runtime "{runtime.name}"; '
+                f"known: {some_names(runtime.checkpoints)}{nearest(name, runtime.checkpoints)}",
             )
 
 

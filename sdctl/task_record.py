@@ -79,11 +79,18 @@ class Row:
     output_url: str = ""
     error: Mapping[str, Any] | None = None
     listing: str = ""
+    ttl: int = 0
+    open_until: int = 0
 
     @property
     def is_ended(self) -> bool:
         """Tell whether the task has its one end state."""
         return self.status in contract.END_STATUSES
+
+    @property
+    def queued_at(self) -> int:
+        """Return when the task was last put into the queue: by its submit or by a retry."""
+        return max(self.submitted_at, (self.ttl - ROW_LIFE_SECONDS) * 1000)
 
 
 def to_attribute(value: Any) -> dict[str, Any]:
