@@ -19,8 +19,28 @@ from sdctl.contract import Task
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """What a factory is told: `Factory = Callable[[RuntimeOptions], Runtime]`.
+
+    `base_url` is `http://host:port`, without the path of any API. With `dynamic_checkpoint` the adapter
+    switches the server to the model that a task asks for; without, such a task must ask for the loaded
+    one. A run without any sign of life for `stall_timeout_seconds` is given up as `RuntimeDownError`;
+    `task_timeout_seconds` is how long the agent lets one task run at most.
+    """
+
+    base_url: str
+    name: str = ""
+    dynamic_checkpoint: bool = False
+    task_timeout_seconds: float = 3600
+    stall_timeout_seconds: float = 900
+
+
+@dataclass(frozen=True, slots=True)
 class InputFile:
-    """One fetched input: its bytes, the MIME type found in them, and the last part of its URL's path."""
+    """One fetched input: its bytes, the MIME type found in them, and the last part of its URL's path.
+
+    The type is an image's, a video's or an audio's; the adapter checks that it fits the place.
+    """
 
     data: bytes
     content_type: str
