@@ -33,7 +33,7 @@ and in `speech_runtime.py`:
                 answer = http.request("POST", url, json={"text": text}, retries=False)
                 if answer.status == 200:
                     sound = answer.data
-                    output = Output(open=lambda: nullcontext(iter([sound])), name="speech.wav", size=len(sound))
+                    output = Output(lambda: nullcontext(iter([sound])), name="speech.wav", size=len(sound))
                     self._outcome = RunResult((output,), {"seconds": answer.headers.get("x-seconds")})
                 else:
                     self._outcome = PermanentError(answer.data[:200].decode("utf-8", "replace"))
@@ -67,8 +67,9 @@ and in `speech_runtime.py`:
             self._url = options.base_url
 
         def is_ready(self, timeout_seconds):
+            url = urljoin(self._url, "/health")
             try:
-                answer = self._http.request("GET", urljoin(self._url, "/health"), timeout=timeout_seconds, retries=False)
+                answer = self._http.request("GET", url, timeout=timeout_seconds, retries=False)
             except urllib3.exceptions.HTTPError:
                 return False
             return answer.status == 200
