@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine with Python 3.11, git and make: `make demo`, `make test`.
+
+# The first interpreter present that is new enough; override with `make PYTHON=…`.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test test-full lint chaos clean
+
+demo: $(VENV)/.local-installed
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/support/demo.sh
+
+test: lint
+	$(BIN)/pytest -m 'not full'
+
+test-full: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) out build dist
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: none of python3, python3.11 … is" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp for each set of packages, so that a second run installs nothing.
+$(VENV)/.local-installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e '.[local]'
+	@touch $@
+
+$(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e '.[dev]'
+	@touch $@ $(VENV)/.local-installed

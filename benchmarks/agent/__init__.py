@@ -1,0 +1,1 @@
+"""How busy the agent keeps a GPU."""
