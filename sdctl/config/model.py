@@ -1,0 +1,190 @@
+"""The validated configuration: frozen models of `sdctl.yaml`, no input or output.
+
+Keys are the guide's own, in camel case; `populate_by_name` is off, so the file has one spelling each.
+Every check that needs one field alone is here; what compares fields or files is in `rules.py`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from sdctl.contract import MAX_ATTEMPTS_DEFAULT
+
+DEFAULT_STACK_NAME: Final = "sdoneks"
+DEFAULT_RUNTIME_NAME: Final = "sdruntime"
+DEFAULT_CHECKPOINT: Final = "v1-5-pruned-emaonly.safetensors"
+# CloudFormation takes 128 characters; what we append and IAM's 64 for a role's name leave this much.
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html
+STACK_NAME_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9-]{0,47}$"
+# The retention periods that CloudWatch Logs takes, up to ten years:
+# https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+RetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557,
+                        2922, 3288, 3653]  # fmt: skip
+
+RuntimeType = Literal["comfyui", "sdwebui"]
+ImageCache = Literal["none", "snapshot", "soci"]
+
+
+def _bucket_arn(value: str) -> str:
+    name = value.rsplit(":", 1)[-1]
+    if (
+        not 3 <= len(name) <= 63
+        or not all(char.isalnum() or char in ".-" for char in name)
+        or name != name.lower()
+    ):
+        raise ValueError(f'"{name}" is not a bucket name')
+    return value
+
+
+def _cidr(value: str) -> str:
+    network = IPv4Network(value)  # its own message says what is wrong
+    # https://docs.aws.amazon.com/vpc/latest/userguide/vpc-cidr-blocks.html; six /19 need a /16
+    if network.prefixlen != 16 or not network.is_private:
+        raise ValueError(f'"{value}" is not a private /16 network')
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+BucketArn = Annotated[
+    str, StringConstraints(pattern=r"^arn:aws(-cn|-us-gov)?:s3:::[^/*]+$"), AfterValidator(_bucket_arn)
+]
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, no unknown key, no silent conversion, camel case in the file."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, alias_generator=to_camel, use_attribute_docstrings=True
+    )
+
+
+class Throttle(Section):
+    """Requests a second that one API key may make, and its burst."""
+
+    rate_limit: float = Field(30, gt=0, le=10_000)
+    burst_limit: int = Field(50, gt=0, le=10_000)
+
+
+class ApiConfig(Section):
+    """The REST API."""
+
+    stage_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")] = "dev"
+    throttle: Throttle = Throttle()
+
+    @property
+    def rate_limit(self) -> float:
+        """Requests a second."""
+        return self.throttle.rate_limit
+
+    @property
+    def burst_limit(self) -> int:
+        """Requests at once."""
+        return self.throttle.burst_limit
+
+
+class ClusterComponents(Section):
+    """The nodes that run everything but the runtimes."""
+
+    instance_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")] = "m7g.large"
+    desired_count: int = Field(2, ge=1, le=50)
+
+
+class NetworkConfig(Section):
+    """A new VPC from `vpcCidr`, or an existing one by `vpcId` with its private `subnetIds`."""
+
+    vpc_cidr: Annotated[str, AfterValidator(_cidr)] = "10.0.0.0/16"
+    nat_mode: Literal["single", "perZone", "none"] = "single"
+    vpc_id: Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")] | None = None
+    subnet_ids: tuple[Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = Field(
+        (), strict=False
+    )
+
+
+class QueueAgentConfig(Section):
+    """Settings of every queue agent."""
+
+    max_attempts: int = Field(MAX_ATTEMPTS_DEFAULT, ge=1, le=20)
+    task_timeout_seconds: int = Field(3600, ge=10, le=11 * 3600)
+    notify_running: bool = False
+    input_allowlist: tuple[Text, ...] = Field((), strict=False)
+
+
+class RuntimeConfig(Section):
+    """One runtime: a GPU server with its queue."""
+
+    name: Text
+    namespace: Namespace = "default"
+    type: RuntimeType
+    model_filename: Text | None = None
+    dynamic_model: bool = False
+    chart_repository: str = ""
+    chart_version: str = ""
+    image_cache: ImageCache | None = None
+    extra_values: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> str:
+        """The model file that `sd_model_checkpoint` routes by; empty where it routes by name alone."""
+        return self.model_filename or "" if self.type == "sdwebui" else ""
+
+    def extra_value(self, *path: str) -> Any:
+        """Return one of the extra values by its path, or None."""
+        value: Any = self.extra_values
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def snapshot_id(self) -> str:
+        """The image-cache snapshot, or empty."""
+        return str(self.extra_value("karpenter", "nodeTemplate", "dataVolume", "snapshotID") or "")
+
+    @property
+    def effective_image_cache(self) -> ImageCache:
+        """The cache mode; a snapshot without one means `snapshot`."""
+        return self.image_cache or ("snapshot" if self.snapshot_id else "none")
+
+
+class Config(Section):
+    """The whole configuration of one deployment."""
+
+    stack_name: Annotated[str, StringConstraints(pattern=STACK_NAME_PATTERN)] = DEFAULT_STACK_NAME
+    model_bucket_arn: BucketArn | None = None
+    api: ApiConfig = Field(ApiConfig(), alias="APIGW")
+    runtimes: tuple[RuntimeConfig, ...] = Field(
+        (RuntimeConfig(name=DEFAULT_RUNTIME_NAME, type="sdwebui", modelFilename=DEFAULT_CHECKPOINT),),
+        alias="modelsRuntime",
+        strict=False,
+        min_length=1,
+        max_length=80,
+    )
+    queue_agent: QueueAgentConfig = QueueAgentConfig()
+    cluster_components: ClusterComponents = ClusterComponents()
+    network: NetworkConfig = NetworkConfig()
+    kubernetes_version: Annotated[str, StringConstraints(pattern=r"^1\.\d\d$")] | None = None
+    log_retention_days: RetentionDays = 30
+    permissions_boundary_arn: (
+        Annotated[str, StringConstraints(pattern=r"^arn:[a-z-]+:iam::(\d{12}|aws):policy/.+$")] | None
+    ) = None
+    tags: dict[Annotated[str, StringConstraints(min_length=1, max_length=128)], str] = Field(
+        default_factory=dict
+    )
+
+    @property
+    def model_bucket(self) -> str | None:
+        """The model bucket's name, or None where `deploy` is to pick one."""
+        return self.model_bucket_arn.rsplit(":", 1)[-1] if self.model_bucket_arn else None
+
+    @property
+    def front_stack_name(self) -> str:
+        """The stack that carries the guide's outputs."""
+        return f"{self.stack_name}Stack"
+
+    def runtime(self, name: str) -> RuntimeConfig | None:
+        """Return a runtime by its name, in any case."""
+        return next((runtime for runtime in self.runtimes if runtime.name == name.lower()), None)

@@ -1,0 +1,1 @@
+"""Configuration to documents: templates, policies and values, pure and offline."""

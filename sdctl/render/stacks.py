@@ -1,0 +1,215 @@
+"""Configuration to CloudFormation: the context of each template, its parameters and its tags."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sdctl import contract
+from sdctl.config.model import Config, RuntimeConfig
+from sdctl.render import policies
+from sdctl.render.api import api_context
+from sdctl.render.engine import Rendered, render_yaml
+
+FRONT_TEMPLATE: Final = "front.yaml.j2"
+# Messages may come this often without our agent having failed: hand-backs are receives too.
+SPARE_RECEIVES: Final = 20
+# A task's own objects outlive its message and its row's open time.
+RESERVED_PREFIX_DAYS: Final = 31
+# All variables of a function together may have 4 KB: a longer list of runtimes travels compressed.
+# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+MAX_PLAIN_RUNTIMES_BYTES: Final = 2500
+# The stage's own limits protect the keyless routes; a usage plan above them would have no effect.
+STAGE_RATE_LIMIT: Final = 1000
+STAGE_BURST_LIMIT: Final = 2000
+INTAKE_TIMEOUT_SECONDS: Final = 30
+DEAD_LETTERS_TIMEOUT_SECONDS: Final = 60
+# A queue behind a function stays invisible for six times the function's timeout:
+# https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
+VISIBILITY_FACTOR: Final = 6
+# What `GET tasks` shows of a task, beside the keys of the index: everything but the body.
+LISTED_ATTRIBUTES: Final = (
+    "tasktype", "status", "progress", "attempts", "submitted_at", "started_at", "finished_at",
+    "image_url", "output_url", "context", "error", "prefix",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A stack as it is to be: template, parameters, tags."""
+
+    name: str
+    template: Rendered
+    parameters: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def logical_id(name: str) -> str:
+    """Turn a runtime's name into a part of a CloudFormation logical id, letters and digits only.
+
+    Names are lower-case, so the capitals of `Dash` cannot come from a name: no two names share an id.
+    """
+    text = name.replace("-", "Dash")
+    return text[:1].upper() + text[1:]
+
+
+def code_parameters() -> dict[str, str]:
+    """Return the Lambda package behind each code parameter, `{"ApiCodeKey": "sdctl_api", …}`."""
+    return {f"{logical}CodeKey": package for logical, package in _PACKAGES.items()}
+
+
+_PACKAGES: Final = {
+    "Api": "sdctl_api", "DeadLetters": "sdctl_dead_letters", "Sweep": "sdctl_sweep",
+    "Unrouted": "sdctl_unrouted",
+}  # fmt: skip
+
+
+def front_stack(config: Config, *, target: str, asset_bucket: str, code_keys: Mapping[str, str]) -> Stack:
+    """Render the front.
+
+    Args:
+        config: the configuration.
+        target: `aws` or `local`; on AWS the output bucket outlives the stack.
+        asset_bucket: where the Lambda zips are.
+        code_keys: S3 key by package name.
+    """
+    context = _front_context(config, target)
+    # Rendered twice: the second time with the hash of the API that the first one shows.
+    draft = render_yaml(FRONT_TEMPLATE, context | {"api_hash": ""})
+    template = render_yaml(FRONT_TEMPLATE, context | {"api_hash": _api_hash(draft.document)})
+    parameters = {"AssetBucket": asset_bucket}
+    parameters |= {name: code_keys[package] for name, package in code_parameters().items()}
+    return Stack(
+        config.front_stack_name, template, parameters, {**config.tags, "sdctl:stack": config.stack_name}
+    )
+
+
+def filter_policy(runtime: RuntimeConfig) -> dict[str, Any]:
+    """Build the filter policy of a runtime's subscription; attributes match in any case.
+
+    A message with both attributes goes by `runtime` alone, so that no message reaches two queues.
+    """
+    by_name = {contract.ROUTE_RUNTIME: [{"equals-ignore-case": runtime.name}]}
+    if not runtime.checkpoint:
+        return by_name
+    by_checkpoint = {
+        contract.ROUTE_CHECKPOINT: [{"equals-ignore-case": runtime.checkpoint}],
+        contract.ROUTE_RUNTIME: [{"exists": False}],
+    }
+    return {"$or": [by_name, by_checkpoint]}
+
+
+def runtimes_variable(config: Config) -> str:
+    """Render what the functions are told of the runtimes: JSON, compressed where it is long."""
+    known = [
+        {
+            "name": runtime.name,
+            "type": runtime.type,
+            "checkpoint": runtime.checkpoint,
+            "dynamic": runtime.dynamic_model,
+            "checkpoints": [] if runtime.dynamic_model or not runtime.checkpoint else [runtime.checkpoint],
+        }
+        for runtime in config.runtimes
+    ]
+    text = json.dumps(known, ensure_ascii=False, separators=(",", ":"))
+    if len(text.encode()) <= MAX_PLAIN_RUNTIMES_BYTES:
+        return text
+    return "gz:" + base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _front_context(config: Config, target: str) -> dict[str, Any]:
+    runtimes = [_runtime_context(runtime) for runtime in config.runtimes]
+    return {
+        "description": f"sdctl {config.stack_name}: task API, queues and storage",
+        "runtimes": runtimes,
+        "functions": _functions(config, [runtime["dead_letter_queue"] for runtime in runtimes]),
+        "api": api_context(),
+        "retention_seconds": contract.QUEUE_RETENTION_SECONDS,
+        "visibility_seconds": contract.VISIBILITY_SECONDS,
+        "dead_letters_visibility_seconds": VISIBILITY_FACTOR * DEAD_LETTERS_TIMEOUT_SECONDS,
+        "intake_visibility_seconds": VISIBILITY_FACTOR * INTAKE_TIMEOUT_SECONDS + 5,
+        "max_receive_count": config.queue_agent.max_attempts + SPARE_RECEIVES,
+        "listed_attributes": list(LISTED_ATTRIBUTES),
+        "reserved_prefix": f"{contract.RESERVED_PREFIX}/",
+        "reserved_prefix_days": RESERVED_PREFIX_DAYS,
+        "bucket_deletion_policy": "Retain" if target == "aws" else "Delete",
+        "log_retention_days": config.log_retention_days,
+        "permissions_boundary_arn": config.permissions_boundary_arn,
+        "stage_name": config.api.stage_name,
+        "rate_limit": config.api.rate_limit,
+        "burst_limit": config.api.burst_limit,
+        "stage_rate_limit": max(STAGE_RATE_LIMIT, config.api.rate_limit),
+        "stage_burst_limit": max(STAGE_BURST_LIMIT, config.api.burst_limit),
+        "config_command": f"aws eks update-kubeconfig --name {config.stack_name} --region ${{AWS::Region}}",
+    }
+
+
+def _runtime_context(runtime: RuntimeConfig) -> dict[str, Any]:
+    logical = logical_id(runtime.name)
+    return {
+        "name": runtime.name,
+        "logical": logical,
+        "queue": f"Queue{logical}",
+        "dead_letter_queue": f"DeadLetterQueue{logical}",
+        "filter_policy": filter_policy(runtime),
+        "queue_description": f"Queue of runtime {runtime.name}",
+        "dead_letter_description": f"Dead-letter queue of runtime {runtime.name}",
+    }
+
+
+def _functions(config: Config, dead_letter_queues: list[str]) -> list[dict[str, Any]]:
+    model_bucket_arn = f"arn:${{AWS::Partition}}:s3:::{config.model_bucket}" if config.model_bucket else ""
+    table, runtimes = {"Ref": "TaskTable"}, runtimes_variable(config)
+    topics = {"INPUT_TOPIC_ARN": {"Ref": "InputTopic"}, "OUTPUT_TOPIC_ARN": {"Ref": "OutputTopic"}}
+    shared = {"TASK_TABLE": table, **topics, "OUTPUT_BUCKET": {"Ref": "OutputBucket"}, "RUNTIMES": runtimes}
+    return [
+        _function(
+            "Api", "Takes, lists, cancels and retries tasks", 512, 29,
+            policies.api_statements(model_bucket_arn), shared | {"MODEL_BUCKET": config.model_bucket or ""},
+        ),
+        _function(
+            "DeadLetters", "Fails the tasks of dead letters", 256, DEAD_LETTERS_TIMEOUT_SECONDS,
+            policies.dead_letters_statements(dead_letter_queues), shared,
+        ),
+        _function("Sweep", "Ends the tasks whose time is over", 256, 60, policies.sweep_statements(), shared),
+        _function(
+            "Unrouted", "Keeps the messages that reach no runtime", 256, INTAKE_TIMEOUT_SECONDS,
+            policies.unrouted_statements(),
+            {"RUNTIMES": runtimes, "UNROUTED_QUEUE_URL": {"Ref": "UnroutedQueue"}},
+        ),
+    ]  # fmt: skip
+
+
+def _function(  # noqa: PLR0917 - a row of a table
+    logical: str,
+    description: str,
+    memory_mib: int,
+    timeout_seconds: int,
+    statements: list[policies.Statement],
+    environment: dict[str, Any],
+) -> dict[str, Any]:
+    package = _PACKAGES[logical]
+    return {
+        "logical": logical,
+        "description": description,
+        "code_description": f"S3 key of {package}",
+        "handler": f"{package}.handler.handle",
+        "memory_mib": memory_mib,
+        "timeout_seconds": timeout_seconds,
+        "log_group": f"/aws/lambda/${{AWS::StackName}}-{package}",
+        "statements": [policies.write_logs(f"{logical}Log"), *statements],
+        "environment": environment,
+    }
+
+
+def _api_hash(document: Mapping[str, Any]) -> str:
+    """Hash what a deployment of the API takes a snapshot of."""
+    kinds = ("AWS::ApiGateway::RestApi", "AWS::ApiGateway::Resource", "AWS::ApiGateway::Method",
+             "AWS::ApiGateway::GatewayResponse")  # fmt: skip
+    shown = {name: body for name, body in document["Resources"].items() if body["Type"] in kinds}
+    return hashlib.sha256(contract.canonical_json(shown).encode()).hexdigest()[:12]
