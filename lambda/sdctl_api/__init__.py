@@ -1,0 +1,1 @@
+"""The task API behind API Gateway: submit, status, list, cancel, retry, uploads."""

@@ -1,0 +1,1 @@
+"""Ends the tasks whose messages reached a dead-letter queue."""

@@ -1,0 +1,89 @@
+"""Runs a function's unzipped bundle in a process of its own, as Lambda does: events in, answers out, line by line.
+
+Each line is `{"event", "faults"}`. A fault is keyed by call, as `sns.publish`, or `sns.publish#2` for the
+second one of this event, and says what befalls it: `refused` (AWS answers an error), `throttled`, `silent`
+(done, but the answer is lost), `die_before`, `die_after` (the process ends there). Log lines go to stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+
+class FaultyClient:
+    """A client whose calls fail as told."""
+
+    def __init__(self, service: str, client: Any, faults: Faults) -> None:
+        self._service, self._client, self._faults = service, client, faults
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(self._client, name)
+        if name.startswith(("generate_", "meta")):
+            return operation
+        return lambda **arguments: self._faults.run(f"{self._service}.{name}", operation, arguments)
+
+
+class Faults:
+    """The faults of one event."""
+
+    def __init__(self) -> None:
+        self.planned: dict[str, str] = {}
+        self.calls: list[str] = []
+
+    def run(self, name: str, operation: Any, arguments: dict[str, Any]) -> Any:
+        from botocore.exceptions import ClientError, ReadTimeoutError
+
+        self.calls.append(name)
+        fault = self.planned.get(f"{name}#{self.calls.count(name)}") or self.planned.get(name)
+        if fault == "die_before":
+            os._exit(9)
+        if fault in ("refused", "throttled"):
+            code = "AccessDeniedException" if fault == "refused" else "ThrottlingException"
+            raise ClientError({"Error": {"Code": code, "Message": "secret detail"}}, name)
+        answer = operation(**arguments)
+        if fault == "die_after":
+            os._exit(9)
+        if fault == "silent":
+            raise ReadTimeoutError(endpoint_url="https://secret.example")
+        return answer
+
+
+class Context:
+    """What Lambda passes beside the event."""
+
+    aws_request_id = "test"
+
+    def __init__(self, remaining_ms: int) -> None:
+        self._remaining_ms = remaining_ms
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self._remaining_ms
+
+
+def main(code_dir: str, handler: str) -> None:
+    real_stdout, sys.stdout = sys.stdout, sys.stderr
+    sys.path.insert(0, code_dir)
+    module_name, _, function = handler.rpartition(".")
+    module = importlib.import_module(module_name)
+    contract = importlib.import_module("sdctl.contract")
+    if not str(contract.__file__).startswith(code_dir):
+        raise SystemExit("the bundle does not carry its own contract")
+    faults = Faults()
+    aws = importlib.import_module("sdctl_lambda.aws")
+    make_client = aws.Aws.client
+    aws.Aws.client = lambda self, service: FaultyClient(service, make_client(self, service), faults)
+    for line in sys.stdin:
+        message = json.loads(line)
+        faults.planned, faults.calls = message.get("faults") or {}, []
+        context = Context(message.get("remaining_ms", 30_000))
+        answer = getattr(module, function)(message["event"], context)
+        real_stdout.write(json.dumps({"answer": answer, "calls": faults.calls}) + "\n")
+        real_stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
