@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-full lint chaos clean
+.PHONY: demo test test-full test-pythons lint chaos bench clean
 
 demo: $(VENV)/.local-installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/support/demo.sh
@@ -15,8 +15,21 @@ demo: $(VENV)/.local-installed
 test: lint
 	$(BIN)/pytest -m 'not full'
 
-test-full: lint
+# Whatever takes longer: every test, 10,000 tasks of chaos, and the quick tests on every other Python present.
+test-full: lint chaos test-pythons
 	$(BIN)/pytest
+
+test-pythons: $(VENV)/.dev-installed
+	$(BIN)/python tests/support/other_pythons.py
+
+chaos: $(VENV)/.dev-installed
+	cd tests && ../$(BIN)/python -m chaos.run --tasks 10000
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python benchmarks/cli_startup.py
+	$(BIN)/python benchmarks/lambda_cold_start.py
+	$(BIN)/python benchmarks/submit_latency.py
+	cd benchmarks && ../$(BIN)/python -m agent
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .
