@@ -44,6 +44,8 @@ ROUTE_CHECKPOINT: Final = "sd_model_checkpoint"
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 # A DNS label, https://www.rfc-editor.org/rfc/rfc1123#section-2.1
 NAME_PATTERN: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# The model that the guide's configuration names, and that SD WebUI fetches by itself where it has none.
+DEFAULT_CHECKPOINT: Final = "v1-5-pruned-emaonly.safetensors"
 DEFAULT_PREFIX: Final = "output"
 DEFAULT_PREFIX_V1ALPHA1: Final = "outputs"
 # Our own objects of the output bucket live below this prefix; a task's outputs never do.

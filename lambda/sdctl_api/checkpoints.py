@@ -30,10 +30,13 @@ class BucketCheckpoints:
         self._names: tuple[str, ...] = ()
         self._listed_at = float("-inf")
 
+    @property
+    def is_set(self) -> bool:
+        """Tell whether the deployment has a model bucket."""
+        return bool(self._bucket)
+
     def names_for(self, wanted: list[str]) -> tuple[str, ...]:
         """Return the bucket's checkpoints, read again where the kept list is old or lacks one of `wanted`."""
-        if not self._bucket:
-            return ()
         age = self._clock() - self._listed_at
         keys = {contract.checkpoint_key(name) for name in self._names}
         is_missing = any(contract.checkpoint_key(name) not in keys for name in wanted)
@@ -58,20 +61,21 @@ class BucketCheckpoints:
 def with_bucket_checkpoints(
     document: object, runtimes: Mapping[str, RuntimeInfo], bucket: BucketCheckpoints
 ) -> Mapping[str, RuntimeInfo]:
-    """Add the bucket's checkpoints to the runtime that a v1alpha2 body asks for, if it may switch to them.
+    """Add the models that a dynamic runtime may switch to, where a v1alpha2 body asks it for one.
 
-    The bucket is read only where the body names a model that the deployment does not know.
+    It knows its own, those of the other runtimes and the guide's default, and what the model bucket holds,
+    which is read only where the body names none of the others. No bucket: nothing is known, nothing added.
     """
     runtime, wanted = _asked(document, runtimes)
-    if runtime is None or not runtime.dynamic:
+    if runtime is None or not runtime.dynamic or not wanted or not bucket.is_set:
         return runtimes
-    unknown = [
-        name for name in wanted if not runtime.checkpoints or not contract.checkpoint_allowed(name, runtime)
-    ]
-    if not unknown:
-        return runtimes
-    known = (*runtime.checkpoints, *bucket.names_for(unknown))
-    return {**runtimes, runtime.name.lower(): replace(runtime, checkpoints=known)}
+    deployed = [info.checkpoint for info in runtimes.values() if info.checkpoint]
+    names = dict.fromkeys((*runtime.checkpoints, *deployed, contract.DEFAULT_CHECKPOINT))
+    known = replace(runtime, checkpoints=tuple(names))
+    unknown = [name for name in wanted if not contract.checkpoint_allowed(name, known)]
+    if unknown:
+        known = replace(known, checkpoints=(*bucket.names_for(unknown), *known.checkpoints))
+    return {**runtimes, runtime.name.lower(): known}
 
 
 def _asked(document: object, runtimes: Mapping[str, RuntimeInfo]) -> tuple[RuntimeInfo | None, list[str]]:

@@ -17,7 +17,7 @@ from typing import Final
 from sdctl.assets import asset_dir
 
 # Each function's package has its handler at `<package>.handler.handle`.
-FUNCTIONS: Final = ("sdctl_api", "sdctl_dead_letters", "sdctl_sweep")
+FUNCTIONS: Final = ("sdctl_api", "sdctl_dead_letters", "sdctl_sweep", "sdctl_unrouted")
 SHARED_FOLDER: Final = "_shared"
 CONTRACT_FILES: Final = ("__init__.py", "contract.py", "task_record.py")
 # The earliest time that a zip can say.

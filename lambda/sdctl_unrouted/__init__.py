@@ -1,0 +1,1 @@
+"""Keeps the messages of the input topic that reach no runtime's queue."""
