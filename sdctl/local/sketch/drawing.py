@@ -69,7 +69,9 @@ class _Canvas:
         place = self.scene.place
         self._sky()
         if place != "city":
-            self._ridges("far", *{"sea": (2, 0.10), "desert": (2, 0.10), "meadow": (3, 0.14)}.get(place, (4, 0.30)))
+            self._ridges(
+                "far", *{"sea": (2, 0.10), "desert": (2, 0.10), "meadow": (3, 0.14)}.get(place, (4, 0.30))
+            )
         if place == "city":
             self._skyline()
         if place in ("sea", "city") or (place == "mountain" and self.dice.below("lake", 2)):
@@ -100,8 +102,12 @@ class _Canvas:
         first, second = noise(dice, "gas", *half, (3, 3), 5), noise(dice, "dust", *half, (4, 4), 5)
         hues = ((236, 72, 153), (56, 189, 248), (168, 85, 247), (251, 146, 60), (52, 211, 153))
         one = dice.below("hue", 5)
-        warm, cold = (np.array(hues[(one + shift) % 5], np.float32) for shift in (0, 1 + dice.below("other", 4)))
-        body = smoothstep(0.42, 0.78, first)[..., None] * warm + smoothstep(0.46, 0.80, second)[..., None] * cold
+        warm, cold = (
+            np.array(hues[(one + shift) % 5], np.float32) for shift in (0, 1 + dice.below("other", 4))
+        )
+        body = (
+            smoothstep(0.42, 0.78, first)[..., None] * warm + smoothstep(0.46, 0.80, second)[..., None] * cold
+        )
         body *= (0.35 + 0.9 * smoothstep(0.3, 0.7, noise(dice, "veil", *half, (5, 5), 4)))[..., None]
         body += np.array((8, 8, 22), np.float32)
         self.pixels = self._enlarged(body)
@@ -162,7 +168,9 @@ class _Canvas:
         smooth = self.scene.place in ("desert", "meadow") or name == "near"
         for layer in range(layers):
             part = (layer + 1) / (layers + 1) if name == "far" else 0.78 + 0.22 * layer
-            line = profile(dice, f"{name}{layer}", width, 2 + layer, 3 if smooth else 7, 0.34 if smooth else 0.52)
+            line = profile(
+                dice, f"{name}{layer}", width, 2 + layer, 3 if smooth else 7, 0.34 if smooth else 0.52
+            )
             top = base - spread * (1 - layer / max(layers, 1)) * 0.55 + line * spread * 0.62 + layer * 0.02
             lit = np.clip(0.5 - _slope(line) * (0.10 if self.sun[0] > 0.5 else -0.10), 0, 1)
             depth = np.clip((y - top[None, :].astype(np.float32)) * np.float32(2.3), 0, 1)
@@ -258,7 +266,10 @@ class _Canvas:
         left, top = max(0, int(cx) - reach), max(0, int(cy) - reach)
         area = self.pixels[top : int(cy) + reach, left : int(cx) + reach]
         y, x = np.mgrid[0 : area.shape[0], 0 : area.shape[1]].astype(np.float32)
-        x, y = (x + np.float32(left - cx)) / np.float32(radius), (y + np.float32(top - cy)) / np.float32(radius)
+        x, y = (
+            (x + np.float32(left - cx)) / np.float32(radius),
+            (y + np.float32(top - cy)) / np.float32(radius),
+        )
         distance = np.sqrt(x * x + y * y)
         bands = 0.5 + 0.5 * np.sin((y + 0.22 * x) * np.float32(dice.between("planet bands", 7, 16)))
         colour = warm * bands[..., None] + cold * (1 - bands[..., None])

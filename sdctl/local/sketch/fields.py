@@ -41,7 +41,9 @@ class Dice:
         return int(self.floats(label, 1)[0] * count)
 
 
-def noise(dice: Dice, label: str, width: int, height: int, cells: tuple[int, int], octaves: int = 4) -> Floats:
+def noise(
+    dice: Dice, label: str, width: int, height: int, cells: tuple[int, int], octaves: int = 4
+) -> Floats:
     """Return fractal value noise of mean about 0.5, shape (height, width).
 
     Args:
@@ -55,7 +57,9 @@ def noise(dice: Dice, label: str, width: int, height: int, cells: tuple[int, int
     total = np.zeros((height, width), np.float32)
     weight_sum = 0.0
     for octave in range(octaves):
-        columns, rows = (min(side, count * 2**octave + 3) for side, count in zip((width, height), cells, strict=True))
+        columns, rows = (
+            min(side, count * 2**octave + 3) for side, count in zip((width, height), cells, strict=True)
+        )
         grid = dice.floats(f"{label}/{octave}", columns * rows).reshape(rows, columns)
         weight = 0.5**octave
         total += resize_field(grid, width, height) * np.float32(weight)

@@ -120,7 +120,9 @@ def _tree(pen: Pen, dice: Dice) -> None:
             for leaf in range(5):
                 turn = dice.between(f"leaf{name}{leaf}", 0, 2 * math.pi)
                 radius = dice.between(f"size{name}{leaf}", 0.025, 0.06)
-                pen.blob(end[0] + 0.055 * math.cos(turn), end[1] + 0.045 * math.sin(turn), radius, radius * 0.8)
+                pen.blob(
+                    end[0] + 0.055 * math.cos(turn), end[1] + 0.045 * math.sin(turn), radius, radius * 0.8
+                )
             return
         for side in (-1, 1):
             spread = dice.between(f"spread{name}{side}", 0.28, 0.62)
