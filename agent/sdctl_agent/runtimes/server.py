@@ -82,6 +82,16 @@ class Call:
 _CALL: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)
 
 
+@contextmanager
+def calling(call: Call | None) -> Iterator[None]:
+    """Let `call` know the connection that a pool of this module takes for a request made inside."""
+    token = _CALL.set(call)
+    try:
+        yield
+    finally:
+        _CALL.reset(token)
+
+
 class _Http(HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         call = _CALL.get()
@@ -98,11 +108,15 @@ class _Https(HTTPSConnection):
         super().request(*args, **kwargs)
 
 
-class _HttpPool(HTTPConnectionPool):
+class HttpPool(HTTPConnectionPool):
+    """Connections whose requests a `Call` can break off."""
+
     ConnectionCls = _Http
 
 
-class _HttpsPool(HTTPSConnectionPool):
+class HttpsPool(HTTPSConnectionPool):
+    """As `HttpPool`, with TLS."""
+
     ConnectionCls = _Https
 
 
@@ -115,7 +129,7 @@ class Server:
         if parts.scheme not in ("http", "https") or not parts.host:
             raise ValueError(f"{base_url!r} is not http://host:port")
         self._prefix = parts.path or ""
-        pool = _HttpsPool if parts.scheme == "https" else _HttpPool
+        pool = HttpsPool if parts.scheme == "https" else HttpPool
         self._pool = pool(parts.host.strip("[]"), parts.port, maxsize=connections, block=False)
 
     def request(
@@ -162,24 +176,19 @@ class Server:
         if body is not None:
             parts = [body] if isinstance(body, bytes) else body
             headers |= {"Content-Type": content_type, "Content-Length": str(sum(map(len, parts)))}
-        token = _CALL.set(call)
-        try:
-            with _connection_errors():
-                response = self._pool.urlopen(
-                    method,
-                    url,
-                    body=None if body is None else iter(parts),
-                    headers=headers,
-                    retries=False,
-                    redirect=False,
-                    timeout=urllib3.Timeout(
-                        connect=min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), read=timeout_seconds
-                    ),
-                    preload_content=False,
-                    decode_content=True,
-                )
-        finally:
-            _CALL.reset(token)
+        with _connection_errors(), calling(call):
+            response = self._pool.urlopen(
+                method,
+                url,
+                body=None if body is None else iter(parts),
+                headers=headers,
+                retries=False,
+                redirect=False,
+                timeout=urllib3.Timeout(
+                    connect=min(CONNECT_TIMEOUT_SECONDS, timeout_seconds), read=timeout_seconds
+                ),
+                preload_content=False,
+            )
         reply = Reply(response)
         try:
             yield reply
