@@ -42,8 +42,12 @@ def stream(document: Any, text: Text) -> None:
 
 
 def note(text: str) -> None:
-    """Tell progress or the next command on stderr, unless `--quiet`."""
-    if not context.current().quiet:
+    """Tell progress or the next command on stderr, unless `--quiet`.
+
+    With `-o json` only a terminal is told: a script finds nothing but the error object there.
+    """
+    options = context.current()
+    if not options.quiet and (not options.is_json or sys.stderr.isatty()):
         _write(sys.stderr, printable(text) + "\n")
 
 
@@ -58,9 +62,14 @@ def warn(text: str) -> None:
     _write(sys.stderr, f"Warning: {printable(text)}\n")
 
 
-def picture(escape_sequences: str) -> None:
-    """Draw on the terminal: control sequences of our own making, which `result` would take out."""
-    _write(sys.stdout, escape_sequences)
+def draw(sequences: str) -> None:
+    """Write control sequences of our own making to the terminal on stderr: the line that shows progress."""
+    _write(sys.stderr, sequences)
+
+
+def draw_result(sequences: str) -> None:
+    """Write a picture to the terminal on stdout."""
+    _write(sys.stdout, sequences)
 
 
 def error(problem: SdctlError) -> None:

@@ -7,7 +7,7 @@ a submit is, because it always carries an id.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -21,6 +21,7 @@ TIMEOUT_SECONDS: Final = 30.0
 # A page of 100 tasks with their contexts of 16 KiB and presigned links is well below this.
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 ATTEMPTS: Final = 4
+PAGE_TASKS: Final = 100
 FIRST_DELAY_SECONDS: Final = 0.2
 MAX_DELAY_SECONDS: Final = 5.0
 TRANSIENT_STATUSES: Final = (429, 500, 502, 503, 504)
@@ -165,15 +166,17 @@ class TaskApi:
             raise _bad_answer("no list of tasks")
         return Page(tuple(parse_task(row) for row in rows), next_cursor)
 
-    def every(self, *, runtime: str | None, status: str | None, limit: int) -> Iterator[RemoteTask]:
-        """Yield up to `limit` tasks, newest first, page by page."""
-        cursor: str | None = None
-        while limit > 0:
-            page = self.list(runtime=runtime, status=status, limit=min(limit, 100), cursor=cursor)
-            yield from page.tasks[:limit]
-            limit -= len(page.tasks)
-            if page.cursor is None or page.cursor == cursor:
-                return
+    def collect(
+        self, *, runtime: str | None, status: str | None, limit: int, cursor: str | None = None
+    ) -> Page:
+        """Return up to `limit` tasks, newest first, from as many pages as that takes."""
+        tasks: list[RemoteTask] = []
+        while True:
+            wanted = min(limit - len(tasks), PAGE_TASKS)
+            page = self.list(runtime=runtime, status=status, limit=wanted, cursor=cursor)
+            tasks += page.tasks[:wanted]
+            if page.cursor is None or page.cursor == cursor or len(tasks) >= limit:
+                return Page(tuple(tasks), page.cursor)
             cursor = page.cursor
 
     def cancel(self, task_id: str) -> RemoteTask:

@@ -1,0 +1,138 @@
+"""What the task commands reach a deployment with: the API's address and key, AWS, the fitting runtime.
+
+`SDCTL_ENDPOINT` and `SDCTL_API_KEY` come first and need no AWS credentials; else the deployment that the
+global options mean. AWS is imported only where it is asked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sdctl import contract
+from sdctl.cli import context
+from sdctl.deployments import Deployment
+from sdctl.errors import ConfigError, NotFoundError
+from sdctl.tasks.api import ApiAccess, TaskApi
+
+if TYPE_CHECKING:
+    from sdctl.clients.aws import Aws
+
+# The guide's one runtime, where nothing says which there are.
+DEFAULT_RUNTIMES: Final = {"sdruntime": contract.SDWEBUI}
+
+
+def _from_environment() -> ApiAccess | None:
+    env = context.environment()
+    endpoint, api_key = env.get("SDCTL_ENDPOINT", ""), env.get("SDCTL_API_KEY", "")
+    if not endpoint and not api_key:
+        return None
+    if not endpoint:
+        raise ConfigError("SDCTL_API_KEY is set without SDCTL_ENDPOINT", hint="set both, or neither")
+    if not api_key:
+        raise ConfigError("SDCTL_ENDPOINT is set without SDCTL_API_KEY", hint="sdctl apikey prints the key")
+    return ApiAccess(endpoint, api_key)
+
+
+def api_access() -> ApiAccess:
+    """Find the task API's address and key.
+
+    Raises:
+        ConfigError: only one of the two variables is set.
+        NotFoundError: nothing is deployed, or it has no API.
+        AwsError: the key could not be fetched.
+    """
+    found = _from_environment()
+    if found is not None:
+        return found
+    deployment = context.require_deployment()
+    endpoint = deployment.outputs.get("FrontApiEndpoint", "")
+    if not endpoint:
+        raise NotFoundError(
+            f"the deployment {deployment.stack_name} has no API endpoint", hint="sdctl deploy"
+        )
+    return ApiAccess(endpoint, api_key(deployment))
+
+
+def api_key(deployment: Deployment) -> str:
+    """Return the API key: the record's on the local target, else API Gateway's.
+
+    Raises:
+        NotFoundError: the deployment has none.
+        AwsError: it could not be fetched.
+    """
+    if deployment.api_key:
+        return deployment.api_key
+    key_id = deployment.outputs.get("ApiKeyId", "")
+    if not key_id:
+        raise NotFoundError(f"the deployment {deployment.stack_name} has no API key", hint="sdctl deploy")
+    from sdctl.clients.aws import aws_errors
+
+    with aws_errors(f"fetch the API key of {deployment.stack_name}"):
+        answer = aws(deployment).client("apigateway").get_api_key(apiKey=key_id, includeValue=True)
+    return str(answer["value"])
+
+
+def task_api() -> TaskApi:
+    """Return a client of the task API; nothing is connected yet."""
+    from sdctl.tasks.transport import Transport
+
+    return TaskApi(api_access(), Transport(context.environment()))
+
+
+def aws(deployment: Deployment) -> Aws:
+    """Return an AWS session for a deployment, on the local target the emulator's."""
+    from sdctl.clients.aws import Aws, AwsAccess
+
+    is_local = deployment.target == "local"
+    access = AwsAccess(
+        region=deployment.region,
+        profile=None if is_local else context.current().profile or deployment.profile or None,
+        endpoint_url=deployment.endpoint_url if is_local else None,
+        access_key=(deployment.access_key or "test") if is_local else None,
+        secret_key=(deployment.secret_key or "test") if is_local else None,
+    )
+    return Aws(access)
+
+
+def runtimes() -> dict[str, str]:
+    """Return the runtimes by name, with their types, as far as this machine knows them."""
+    deployment = None
+    if _from_environment() is None:
+        deployment = context.require_deployment()
+        if deployment.runtimes:
+            return deployment.runtimes
+    return _configured(deployment) or DEFAULT_RUNTIMES
+
+
+def _configured(deployment: Deployment | None) -> dict[str, str]:
+    """Read the runtimes from the configuration file, where there is one."""
+    given = context.current().config
+    folder = Path(deployment.folder) if deployment is not None else Path.cwd()
+    candidates = [given] if given else [folder / "sdctl.yaml", folder / "config.yaml"]
+    path = next((one for one in candidates if one.is_file()), None)
+    if path is None:
+        return {}
+    from sdctl.config.load import Overrides, load_config
+
+    config = load_config(path, Overrides(), context.environment()).config
+    return {runtime.name: runtime.type for runtime in config.runtimes}
+
+
+def choose_runtime(tasktype: str, given: str | None) -> str:
+    """Return the runtime for a task: the one given, else the first that takes its type.
+
+    Raises:
+        NotFoundError: no runtime takes it.
+    """
+    if given:
+        return given
+    known = runtimes()
+    for name, kind in known.items():
+        if tasktype in contract.TASK_TYPES.get(kind, ()):
+            return name
+    listed = ", ".join(f"{name} ({kind})" for name, kind in known.items())
+    raise NotFoundError(
+        f"no runtime takes {tasktype}; deployed: {listed}",
+        hint="name one with --runtime, or deploy one that does",
+    )

@@ -1,0 +1,356 @@
+"""`sdctl submit`: one task, from flags or a file, and where asked for its end and its outputs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sdctl.cli import access, context, output
+from sdctl.cli.flags import duration_seconds, share
+from sdctl.cli.lazy import Entry, lazy_group
+from sdctl.errors import ConfigError, NotFoundError, UsageError
+from sdctl.tasks import bodies
+from sdctl.tasks.api import Submitted, TaskApi
+
+_MODULE = "sdctl.cli.submit"
+_STDIN = "-"
+# How long a task that was published to the topic may be unknown: until an agent takes it, which
+# can mean a new node and a new pod.
+_UNSEEN_SECONDS = 1800.0
+
+app = lazy_group(
+    "Submit one task.",
+    (
+        Entry("t2i", _MODULE, "t2i", "Text to image: a picture from PROMPT."),
+        Entry("i2i", _MODULE, "i2i", "Image to image: IMAGE, changed as PROMPT says."),
+        Entry("upscale", _MODULE, "upscale", "A larger IMAGE."),
+        Entry("pipeline", _MODULE, "pipeline", "A ComfyUI workflow in API format."),
+        Entry("raw", _MODULE, "raw", "A whole request body of v1alpha2 or v1alpha1."),
+    ),
+)
+
+
+class Via(StrEnum):
+    """How a task gets in."""
+
+    API = "api"
+    SNS = "sns"
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What every kind of submit takes."""
+
+    metadata: bodies.Metadata
+    settings: list[str]
+    via: Via
+    wait: bool
+    timeout_seconds: float
+    folder: Path | None
+
+
+def _common(
+    *,
+    runtime: Annotated[
+        str | None, typer.Option("--runtime", help="Runtime; by default the first that fits.", metavar="NAME")
+    ] = None,
+    task_id: Annotated[
+        str | None, typer.Option("--id", help="The task's id; by default one is made.", metavar="ID")
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Folder of the outputs in the bucket.", metavar="PREFIX")
+    ] = None,
+    task_context: Annotated[
+        str | None,
+        typer.Option("--context", help="JSON that comes back with the result.", metavar="JSON|@FILE"),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option("--deadline", help="Expire unless started within this time.", metavar="TIME"),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other field, as a.b[0]=JSON; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+    via: Annotated[Via, typer.Option("--via", help="The task API, or straight to the topic.")] = Via.API,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end.")] = False,
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="How long to wait, as 90s or 15m.", metavar="TIME")
+    ] = "1h",
+    download: Annotated[
+        Path | None,
+        typer.Option("--download", help="Wait, and store the outputs in this folder.", metavar="DIR"),
+    ] = None,
+) -> Common:
+    start_within = duration_seconds(deadline) if deadline else None
+    metadata = bodies.Metadata(task_id, runtime, prefix, _json_context(task_context), start_within)
+    is_waiting = wait or download is not None
+    return Common(metadata, settings or [], via, is_waiting, duration_seconds(timeout), download)
+
+
+def _json_context(text: str | None) -> Any:
+    """Read `--context`: JSON, `@file` with JSON, or else plain text."""
+    from sdctl import contract
+
+    if text is None:
+        return None
+    if text.startswith("@"):
+        try:
+            return contract.decode_json(_read(text[1:]))
+        except ValueError as error:
+            raise ConfigError(f"{text[1:]} is not JSON: {error}") from error
+    try:
+        return contract.decode_json(text)
+    except ValueError:
+        return text
+
+
+_shared = share(_common)
+Size = Annotated[str | None, typer.Option("--size", help="Instead of width and height.", metavar="WxH")]
+Width = Annotated[int | None, typer.Option("--width", min=1, help="Pixels.", metavar="N")]
+Height = Annotated[int | None, typer.Option("--height", min=1, help="Pixels.", metavar="N")]
+Negative = Annotated[
+    str | None,
+    typer.Option("--negative-prompt", "--negative", help="What should not be there.", metavar="TEXT"),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.", metavar="N")]
+Seed = Annotated[int | None, typer.Option("--seed", help="-1 is a new one each time.", metavar="N")]
+Cfg = Annotated[float | None, typer.Option("--cfg-scale", help="How closely to follow PROMPT.", metavar="X")]
+Sampler = Annotated[str | None, typer.Option("--sampler", help="As Euler a.", metavar="NAME")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="As Karras.", metavar="NAME")]
+Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures at once.", metavar="N")]
+Count = Annotated[int | None, typer.Option("--batches", min=1, help="Batches in a row.", metavar="N")]
+Checkpoint = Annotated[
+    str | None, typer.Option("--checkpoint", "--model", help="Model to switch to.", metavar="FILE")
+]
+
+
+def _fields(size: str | None, width: int | None, height: int | None, **fields: Any) -> dict[str, Any]:
+    """Collect SD WebUI's fields; `size` stands for both measures."""
+    if size is not None:
+        if width is not None or height is not None:
+            raise UsageError("--size and --width or --height were both given")
+        width, height = bodies.parse_size(size)
+    return {**fields, "width": width, "height": height}
+
+
+@_shared
+def t2i(
+    common: Common,
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    *,
+    negative_prompt: Negative = None,
+    size: Size = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    cfg_scale: Cfg = None,
+    sampler: Sampler = None,
+    scheduler: Scheduler = None,
+    batch_size: Batch = None,
+    batches: Count = None,
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Draw a picture from PROMPT."""
+    fields = _fields(
+        size, width, height, prompt=prompt, negative_prompt=negative_prompt, steps=steps, seed=seed,
+        cfg_scale=cfg_scale, sampler_name=sampler, scheduler=scheduler, batch_size=batch_size, n_iter=batches,
+    )  # fmt: skip
+    _submit(common, "text-to-image", lambda _: bodies.image_content(fields, checkpoint))
+
+
+@_shared
+def i2i(
+    common: Common,
+    image: Annotated[str, typer.Argument(help="A local file, or an http(s):// or s3:// URL.")],
+    prompt: Annotated[str, typer.Argument(help="What to make of it.")],
+    *,
+    strength: Annotated[
+        float | None,
+        typer.Option("--denoising-strength", "--strength", min=0, max=1, help="0 keeps IMAGE.", metavar="X"),
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option("--mask", help="White is repainted; as IMAGE.", metavar="IMAGE")
+    ] = None,
+    negative_prompt: Negative = None,
+    size: Size = None,
+    width: Width = None,
+    height: Height = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    cfg_scale: Cfg = None,
+    sampler: Sampler = None,
+    scheduler: Scheduler = None,
+    batch_size: Batch = None,
+    batches: Count = None,
+    checkpoint: Checkpoint = None,
+) -> None:
+    """Change IMAGE as PROMPT says."""
+    fields = _fields(
+        size, width, height, prompt=prompt, negative_prompt=negative_prompt, steps=steps, seed=seed,
+        cfg_scale=cfg_scale, sampler_name=sampler, scheduler=scheduler, batch_size=batch_size, n_iter=batches,
+        denoising_strength=strength,
+    )  # fmt: skip
+
+    def content(upload: Callable[[str], str]) -> dict[str, Any]:
+        inputs = {"init_images": [upload(image)], "mask": upload(mask) if mask else None}
+        return bodies.image_content({**fields, **inputs}, checkpoint)
+
+    _submit(common, "image-to-image", content)
+
+
+@_shared
+def upscale(
+    common: Common,
+    image: Annotated[str, typer.Argument(help="A local file, or an http(s):// or s3:// URL.")],
+    *,
+    scale: Annotated[
+        float | None, typer.Option("--scale", min=1, help="Factor; 4 by default.", metavar="X")
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", help="To this size instead.", metavar="WxH")] = None,
+    upscaler: Annotated[
+        str | None,
+        typer.Option("--upscaler", help=f"{bodies.DEFAULT_UPSCALER} by default.", metavar="NAME"),
+    ] = None,
+) -> None:
+    """Make IMAGE larger."""
+    if scale is not None and size is not None:
+        raise UsageError("--scale and --size were both given")
+    pixels = bodies.parse_size(size) if size else None
+    _submit(
+        common,
+        "extra-single-image",
+        lambda upload: bodies.upscale_content(upload(image), upscaler=upscaler, scale=scale, size=pixels),
+    )
+
+
+@_shared
+def pipeline(
+    common: Common,
+    file: Annotated[str, typer.Argument(help="The workflow, exported in API format; - is stdin.")],
+    *,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--image",
+            help="Input of a node (id or title): a file or URL; may be repeated.",
+            metavar="NODE=FILE",
+        ),
+    ] = None,
+) -> None:
+    """Run a ComfyUI workflow, saved in API format."""
+    name = "the workflow on stdin" if file == _STDIN else file
+    document = bodies.workflow(bodies.parse_json_object(_read(file), name), name)
+    inputs: list[tuple[str, str]] = []
+    for one in image or []:
+        node, equals, source = one.partition("=")
+        if not equals or not source:
+            raise UsageError(f"--image {one!r} is not NODE=FILE")
+        inputs.append((bodies.node_of(document, node), source))
+
+    def content(upload: Callable[[str], str]) -> dict[str, Any]:
+        for node, source in inputs:
+            field = bodies.FILE_INPUTS.get(document[node]["class_type"], "image")
+            document[node].setdefault("inputs", {})[field] = upload(source)
+        return document
+
+    _submit(common, "pipeline", content)
+
+
+@_shared
+def raw(common: Common, file: Annotated[str, typer.Argument(help="The body as JSON; - is stdin.")]) -> None:
+    """Submit a whole request body of v1alpha2 or v1alpha1."""
+    document = bodies.parse_json_object(_read(file), "stdin" if file == _STDIN else file)
+    bodies.apply_settings(document, common.settings)
+    body, version = bodies.raw_body(document, common.metadata)
+    if common.via is Via.SNS:
+        from sdctl.tasks.publish import publish
+
+        deployment = context.require_deployment()
+        _finish(common, publish(access.aws(deployment), deployment.outputs, body, version), None)
+        return
+    api = access.task_api()
+    submitted = api.submit(body, version)
+    if not submitted.runtime:
+        # v1alpha1 answers without the runtime, which our own result has.
+        from dataclasses import replace
+
+        submitted = replace(submitted, runtime=api.get(submitted.id).runtime)
+    _finish(common, submitted, api)
+
+
+def _read(name: str) -> str:
+    """Read a text file, or stdin."""
+    try:
+        return sys.stdin.read() if name == _STDIN else Path(name).expanduser().read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {name}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8 text") from error
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def _submit(
+    common: Common, tasktype: str, content_of: Callable[[Callable[[str], str]], dict[str, Any]]
+) -> None:
+    """Send one task. `content_of` gets the function that turns an input into its address."""
+    from dataclasses import replace
+
+    api: TaskApi | None = None
+
+    def client() -> TaskApi:
+        nonlocal api
+        api = api or access.task_api()
+        return api
+
+    def upload(source: str) -> str:
+        from sdctl.tasks.files import input_url, is_url
+
+        is_any = tasktype == "pipeline"
+        return source if is_url(source) else input_url(client(), source, images_only=not is_any)
+
+    metadata = replace(common.metadata, runtime=access.choose_runtime(tasktype, common.metadata.runtime))
+    content = content_of(upload)
+    bodies.apply_settings(content, common.settings)
+    body = bodies.body(metadata, tasktype, content)
+    if common.via is Via.SNS:
+        from sdctl.tasks.publish import publish
+
+        deployment = context.require_deployment()
+        _finish(common, publish(access.aws(deployment), deployment.outputs, body), api)
+    else:
+        _finish(common, client().submit(body), api)
+
+
+def _finish(common: Common, submitted: Submitted, api: TaskApi | None) -> None:
+    """Tell what was submitted, or wait for its end and tell that."""
+    if submitted.replayed:
+        output.note(f"{submitted.id} was submitted before: nothing new was started")
+    if not common.wait:
+        output.note(f"{submitted.status} on {submitted.runtime}; outputs go to {submitted.output_location}")
+        output.note(f"Next: sdctl watch {submitted.id}")
+        output.result(submitted.document(), submitted.id)
+        return
+    from sdctl.cli import following
+    from sdctl.tasks.watch import require_completed
+
+    api = api or access.task_api()
+    (ended,) = following.wait(
+        api,
+        [submitted.id],
+        timeout_seconds=common.timeout_seconds,
+        folder=common.folder,
+        unseen_seconds=_UNSEEN_SECONDS if common.via is Via.SNS else 0.0,
+    )
+    task, files = ended
+    output.result(task.document(files), lambda: following.summary(task, files))
+    following.show_pictures([ended], api)
+    require_completed([task])
