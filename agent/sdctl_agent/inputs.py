@@ -447,7 +447,7 @@ _MISSING: Final = frozenset(
 )
 
 
-def create_inputs(allowlist: Sequence[str], own_bucket: str, s3_client: Callable[[], Any]) -> Inputs:
+def make_fetcher(allowlist: Sequence[str], own_bucket: str, s3_client: Callable[[], Any]) -> Inputs:
     """Make the agent's fetcher from its settings.
 
     Args:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sdctl.contract import Task
 
@@ -69,6 +69,20 @@ class Output:
     open: Callable[[], AbstractContextManager[Iterator[bytes]]]
     name: str = ""
     size: int | None = None
+
+
+SLICE_BYTES: Final = 1024 * 1024
+
+
+def memory_output(data: bytes, name: str = "") -> Output:
+    """Make the output of a file that is in memory anyway."""
+
+    @contextmanager
+    def opened() -> Iterator[Iterator[bytes]]:
+        # In slices, so that whoever stores it never copies the whole.
+        yield (data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES))
+
+    return Output(opened, name, len(data))
 
 
 @dataclass(frozen=True, slots=True)

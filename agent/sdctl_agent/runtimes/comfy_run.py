@@ -15,7 +15,7 @@ from sdctl_agent.errors import (
     RuntimeDownError,
     TransientError,
 )
-from sdctl_agent.runtimes.base import Output, Progress, RunResult
+from sdctl_agent.runtimes.base import Output, Progress, RunResult, memory_output
 from sdctl_agent.runtimes.comfy_answers import (
     SOCKET_IMAGE_NODE,
     OutputFile,
@@ -197,7 +197,7 @@ class ComfyUiRun:
             )
         outputs = [
             *(file_output(self._server, file) for file in output_files(entry)),
-            *(_memory_output(image) for image in self._heard.images),
+            *(memory_output(image) for image in self._heard.images),
         ]
         if not outputs and not has_report(entry):
             dropped = "; ".join(self.dropped.values())
@@ -235,11 +235,3 @@ def _unreadable(error: AgentError, status: int, file: OutputFile) -> AgentError:
         "before, the runtime answered from its cache and the file was deleted since",
         code="output_unreadable",
     )
-
-
-def _memory_output(image: bytes) -> Output:
-    @contextmanager
-    def opened() -> Iterator[Iterator[bytes]]:
-        yield iter((image,))
-
-    return Output(opened, size=len(image))

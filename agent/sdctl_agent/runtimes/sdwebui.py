@@ -10,8 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sdctl.contract import SDWEBUI, TASK_TYPES, Task, checkpoint_fields, checkpoint_key
@@ -29,6 +28,7 @@ from sdctl_agent.runtimes.base import (
     Progress,
     RunResult,
     RuntimeOptions,
+    memory_output,
 )
 from sdctl_agent.runtimes.checkpoints import Checkpoint, find_checkpoint, read_checkpoints, unknown_checkpoint
 from sdctl_agent.runtimes.content import encoded_body, webui_content
@@ -318,6 +318,8 @@ class SdWebuiRun:
         model: Checkpoint | None = self._prepared.notes["checkpoint"]
         if model is not None and runtime.options.dynamic_checkpoint:
             runtime.load(model)
+        if self._prepared.request is None:
+            raise AssertionError("a prepared task is started once")
         path, body = self._prepared.request
         self._posted.set()
         with runtime.server.stream(
@@ -327,7 +329,7 @@ class SdWebuiRun:
             timeout_seconds=runtime.options.task_timeout_seconds + 60,
             call=self._call,
         ) as reply:
-            self._prepared.request = (path, [])
+            self._prepared.request = None  # it is sent; a large input need not be held any longer
             document = _read(reply, self._prepared.task.tasktype)
         if self._interrupt_sent:
             # The answer is 200 with the unfinished image, and nothing in it says so.
@@ -433,15 +435,7 @@ def _outputs(document: dict[str, Any]) -> tuple[Output, ...]:
     files = [image if isinstance(image, bytes) else decode_short(image) for image in found if image]
     if not files or not all(files):
         raise PermanentError("the runtime returned no image", code="no_output")
-    return tuple(_memory_output(data) for data in files)
-
-
-def _memory_output(data: bytes) -> Output:
-    @contextmanager
-    def opened() -> Iterator[Iterator[bytes]]:
-        yield iter((data,))
-
-    return Output(opened, size=len(data))
+    return tuple(memory_output(data) for data in files)
 
 
 def _info(document: dict[str, Any]) -> Any:
