@@ -45,19 +45,17 @@ def write_logs(log_group_logical_id: str) -> Statement:
     )
 
 
-def api_statements(model_bucket_arn: str) -> list[Statement]:
+def api_statements(model_bucket: str) -> list[Statement]:
     """Submit, read, list, cancel and retry tasks; sign downloads of outputs and uploads of inputs."""
-    statements = [
+    return [
         allow(["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"], [_TABLE]),
         allow(["dynamodb:Query"], [_index("by_runtime")]),
         allow(["sns:Publish"], [_INPUT_TOPIC, _OUTPUT_TOPIC]),
         # A presigned URL can do what its signer may: reading any output, writing below our own prefix only.
         allow(["s3:GetObject"], [_output_objects("*")]),
         allow(["s3:PutObject"], [_output_objects(f"{RESERVED_PREFIX}/*")]),
+        allow(["s3:ListBucket"], [{"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{model_bucket}"}]),
     ]
-    if model_bucket_arn:
-        statements.append(allow(["s3:ListBucket"], [{"Fn::Sub": model_bucket_arn}]))
-    return statements
 
 
 def dead_letters_statements(dead_letter_queues: list[str]) -> list[Statement]:

@@ -69,16 +69,19 @@ _PACKAGES: Final = {
 }  # fmt: skip
 
 
-def front_stack(config: Config, *, target: str, asset_bucket: str, code_keys: Mapping[str, str]) -> Stack:
+def front_stack(
+    config: Config, *, target: str, model_bucket: str, asset_bucket: str, code_keys: Mapping[str, str]
+) -> Stack:
     """Render the front.
 
     Args:
         config: the configuration.
         target: `aws` or `local`; on AWS the output bucket outlives the stack.
+        model_bucket: the model bucket, configured or picked.
         asset_bucket: where the Lambda zips are.
         code_keys: S3 key by package name.
     """
-    context = _front_context(config, target)
+    context = _front_context(config, target, model_bucket)
     # Rendered twice: the second time with the hash of the API that the first one shows.
     draft = render_yaml(FRONT_TEMPLATE, context | {"api_hash": ""})
     template = render_yaml(FRONT_TEMPLATE, context | {"api_hash": _api_hash(draft.document)})
@@ -112,7 +115,7 @@ def runtimes_variable(config: Config) -> str:
             "type": runtime.type,
             "checkpoint": runtime.checkpoint,
             "dynamic": runtime.dynamic_model,
-            "checkpoints": [] if runtime.dynamic_model or not runtime.checkpoint else [runtime.checkpoint],
+            "checkpoints": [runtime.checkpoint] if runtime.checkpoint else [],
         }
         for runtime in config.runtimes
     ]
@@ -122,12 +125,12 @@ def runtimes_variable(config: Config) -> str:
     return "gz:" + base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def _front_context(config: Config, target: str) -> dict[str, Any]:
+def _front_context(config: Config, target: str, model_bucket: str) -> dict[str, Any]:
     runtimes = [_runtime_context(runtime) for runtime in config.runtimes]
     return {
         "description": f"sdctl {config.stack_name}: task API, queues and storage",
         "runtimes": runtimes,
-        "functions": _functions(config, [runtime["dead_letter_queue"] for runtime in runtimes]),
+        "functions": _functions(config, model_bucket, [runtime["dead_letter_queue"] for runtime in runtimes]),
         "api": api_context(),
         "retention_seconds": contract.QUEUE_RETENTION_SECONDS,
         "visibility_seconds": contract.VISIBILITY_SECONDS,
@@ -137,7 +140,9 @@ def _front_context(config: Config, target: str) -> dict[str, Any]:
         "listed_attributes": list(LISTED_ATTRIBUTES),
         "reserved_prefix": f"{contract.RESERVED_PREFIX}/",
         "reserved_prefix_days": RESERVED_PREFIX_DAYS,
-        "bucket_deletion_policy": "Retain" if target == "aws" else "Delete",
+        # A bucket with users' pictures outlives its stack, but not a stack that never came to be.
+        "bucket_deletion_policy": "RetainExceptOnCreate" if target == "aws" else "Delete",
+        "bucket_replace_policy": "Retain" if target == "aws" else "Delete",
         "log_retention_days": config.log_retention_days,
         "permissions_boundary_arn": config.permissions_boundary_arn,
         "stage_name": config.api.stage_name,
@@ -162,15 +167,14 @@ def _runtime_context(runtime: RuntimeConfig) -> dict[str, Any]:
     }
 
 
-def _functions(config: Config, dead_letter_queues: list[str]) -> list[dict[str, Any]]:
-    model_bucket_arn = f"arn:${{AWS::Partition}}:s3:::{config.model_bucket}" if config.model_bucket else ""
+def _functions(config: Config, model_bucket: str, dead_letter_queues: list[str]) -> list[dict[str, Any]]:
     table, runtimes = {"Ref": "TaskTable"}, runtimes_variable(config)
     topics = {"INPUT_TOPIC_ARN": {"Ref": "InputTopic"}, "OUTPUT_TOPIC_ARN": {"Ref": "OutputTopic"}}
     shared = {"TASK_TABLE": table, **topics, "OUTPUT_BUCKET": {"Ref": "OutputBucket"}, "RUNTIMES": runtimes}
     return [
         _function(
             "Api", "Takes, lists, cancels and retries tasks", 512, 29,
-            policies.api_statements(model_bucket_arn), shared | {"MODEL_BUCKET": config.model_bucket or ""},
+            policies.api_statements(model_bucket), shared | {"MODEL_BUCKET": model_bucket},
         ),
         _function(
             "DeadLetters", "Fails the tasks of dead letters", 256, DEAD_LETTERS_TIMEOUT_SECONDS,

@@ -1,0 +1,142 @@
+"""S3: the buckets that sdctl keeps beside its stacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sdctl.clients.aws import Aws, aws_errors
+from sdctl.errors import AwsError, NotFoundError
+
+
+class S3:
+    """The calls that a deploy makes, typed."""
+
+    def __init__(self, aws: Aws) -> None:
+        """Use the session; the client is made on first use."""
+        self._aws = aws
+
+    @property
+    def _client(self) -> Any:
+        return self._aws.client("s3")
+
+    def bucket_region(self, name: str) -> str | None:
+        """Return the region of a bucket that we may use, or None where there is none of that name.
+
+        Raises:
+            AwsError: it is someone else's.
+        """
+        try:
+            with aws_errors(f"look for the bucket {name}"):
+                answer = self._client.head_bucket(Bucket=name)
+        except NotFoundError:
+            return None
+        except AwsError as error:
+            if error.aws_code == "301":
+                return self._region_elsewhere(error)
+            if error.aws_code == "403":
+                raise AwsError(
+                    f"the bucket {name} belongs to someone else, or is not open to you",
+                    operation="HeadBucket", aws_code="403",
+                ) from error  # fmt: skip
+            raise
+        return str(answer.get("BucketRegion") or self._aws.region)
+
+    def _region_elsewhere(self, error: AwsError) -> str:
+        response: dict[str, Any] = getattr(error.__cause__, "response", {})
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        return str(headers.get("x-amz-bucket-region", "another region"))
+
+    def create_bucket(self, name: str, tags: Mapping[str, str]) -> None:
+        """Create a bucket: private, encrypted, TLS only, in the session's region."""
+        region, partition = self._aws.region, self._aws.partition
+        place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        arn = f"arn:{partition}:s3:::{name}"
+        tls_only = {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Sid": "TlsOnly", "Effect": "Deny", "Principal": "*", "Action": "s3:*",
+                    "Resource": [arn, f"{arn}/*"],
+                    "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+                }
+            ],
+        }  # fmt: skip
+        with aws_errors(f"create the bucket {name}"):
+            self._client.create_bucket(Bucket=name, **place)
+            self._client.put_public_access_block(
+                Bucket=name,
+                PublicAccessBlockConfiguration={
+                    "BlockPublicAcls": True, "BlockPublicPolicy": True,
+                    "IgnorePublicAcls": True, "RestrictPublicBuckets": True,
+                },
+            )  # fmt: skip
+            self._client.put_bucket_encryption(
+                Bucket=name,
+                ServerSideEncryptionConfiguration={
+                    "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+                },
+            )
+            self._client.put_bucket_policy(Bucket=name, Policy=json.dumps(tls_only))
+            if tags:
+                tag_set = [{"Key": key, "Value": value} for key, value in tags.items()]
+                self._client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tag_set})
+
+    def keys(self, bucket: str, prefix: str = "") -> Iterator[str]:
+        """Yield the keys below a prefix."""
+        with aws_errors(f"list the bucket {bucket}"):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+                for item in page.get("Contents", ()):
+                    yield item["Key"]
+
+    def has_objects(self, bucket: str) -> bool:
+        """Tell whether a bucket holds anything."""
+        with aws_errors(f"list the bucket {bucket}"):
+            return bool(self._client.list_objects_v2(Bucket=bucket, MaxKeys=1).get("KeyCount"))
+
+    def put(self, bucket: str, key: str, body: bytes) -> None:
+        """Store an object."""
+        with aws_errors(f"store {key} in the bucket {bucket}"):
+            self._client.put_object(Bucket=bucket, Key=key, Body=body)
+
+    def url(self, bucket: str, key: str) -> str:
+        """Return the URL that CloudFormation reads an object from."""
+        endpoint = self._aws.access.endpoint_url
+        if endpoint:
+            return f"{endpoint}/{bucket}/{key}"
+        suffix = "amazonaws.com.cn" if self._aws.partition == "aws-cn" else "amazonaws.com"
+        return f"https://{bucket}.s3.{self._aws.region}.{suffix}/{key}"
+
+    def empty(self, bucket: str) -> int:
+        """Delete every object and version of a bucket; return how many. A missing bucket is empty."""
+        count = 0
+        try:
+            with aws_errors(f"empty the bucket {bucket}"):
+                for page in self._client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+                    entries = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+                    doomed = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in entries]
+                    count += self._delete(bucket, doomed)
+        except NotFoundError:
+            return count
+        return count
+
+    def _delete(self, bucket: str, doomed: list[dict[str, str]]) -> int:
+        if not doomed:
+            return 0
+        answer = self._client.delete_objects(Bucket=bucket, Delete={"Objects": doomed, "Quiet": True})
+        if answer.get("Errors"):
+            first = answer["Errors"][0]
+            raise AwsError(
+                f"could not delete {first.get('Key')} from the bucket {bucket}: {first.get('Message')}",
+                operation="DeleteObjects", aws_code=str(first.get("Code", "")),
+            )  # fmt: skip
+        return len(doomed)
+
+    def delete_bucket(self, bucket: str) -> None:
+        """Delete an empty bucket; a missing one is deleted already."""
+        try:
+            with aws_errors(f"delete the bucket {bucket}"):
+                self._client.delete_bucket(Bucket=bucket)
+        except NotFoundError:
+            return

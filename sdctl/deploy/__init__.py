@@ -1,0 +1,1 @@
+"""The pipeline: configuration and observed state to a plan, and the plan to effects."""

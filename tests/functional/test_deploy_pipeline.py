@@ -1,0 +1,267 @@
+"""The deploy pipeline against the real emulator: create, change, nothing to change, fail, recover, delete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.emulator import running_emulator
+
+from sdctl.clients.aws import Aws, AwsAccess
+from sdctl.config.load import Overrides, load_config
+from sdctl.config.model import Config
+from sdctl.deploy.executor import LOCAL_PACE, Executor
+from sdctl.deploy.planner import observe, observe_stack, plan_deploy
+from sdctl.deploy.steps import Event, Plan, StackStep
+from sdctl.deploy.teardown import plan_destroy
+from sdctl.errors import ConfigError, ConflictError, DeployFailedError
+
+ACCOUNT, REGION = "123456789012", "us-west-2"
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_emulator(tmp_path_factory.mktemp("emulator"), account=ACCOUNT) as url:
+        yield url
+
+
+@pytest.fixture
+def aws(endpoint: str) -> Aws:
+    return Aws(AwsAccess(REGION, endpoint_url=endpoint, access_key=ACCOUNT, secret_key="secret"))
+
+
+def configured(tmp_path: Path, **document: Any) -> Config:
+    path = tmp_path / "sdctl.yaml"
+    path.write_text(json.dumps(document))
+    return load_config(path, Overrides(), {}).config
+
+
+class Deployment:
+    """One stack of a test: plans and applies, and keeps the events of the last run."""
+
+    def __init__(self, aws: Aws) -> None:
+        self.aws = aws
+        self.events: list[Event] = []
+
+    def plan(self, config: Config) -> Plan:
+        return plan_deploy(config, observe(self.aws, config), target="local")
+
+    def run(self, plan: Plan) -> dict[str, str]:
+        self.events = []
+        return Executor(self.aws, self.events.append, pace=LOCAL_PACE).run(plan)
+
+    def deploy(self, config: Config) -> dict[str, str]:
+        return self.run(self.plan(config))
+
+    def destroy(self, stack_name: str) -> None:
+        self.run(plan_destroy(stack_name, observe_stack(self.aws, stack_name), target="local"))
+
+
+@pytest.fixture
+def deployment(aws: Aws) -> Deployment:
+    return Deployment(aws)
+
+
+def actions(plan: Plan) -> dict[str, str]:
+    return {step.id: step.action for step in plan.steps}
+
+
+def front(plan: Plan) -> StackStep:
+    return next(step for step in plan.steps if isinstance(step, StackStep))
+
+
+RUNTIME = {"name": "sdruntime", "type": "sdwebui", "modelFilename": "a.safetensors"}
+
+
+def test_a_deploy_creates_everything_and_a_second_one_changes_nothing(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, stackName="twice")
+    plan = deployment.plan(config)
+    assert actions(plan) == dict.fromkeys(("asset-bucket", "model-bucket", "functions", "front"), "create")
+
+    outputs = deployment.run(plan)
+
+    assert {
+        "FrontApiEndpoint", "sdNotificationLambdaARN", "sdNotificationOutputARN", "sdNotificationOutputArn",
+        "OutputS3Bucket", "GetAPIKeyCommand", "ConfigCommand", "ApiKeyId", "TaskTableName", "RestApiId",
+        "ApiStageName", "UnroutedQueueUrl", "QueueUrlSdruntime", "DeadLetterQueueUrlSdruntime",
+    } == set(outputs)  # fmt: skip
+    assert any(event.resource == "RestApi" and event.status == "CREATE_COMPLETE" for event in deployment.events)
+    again = deployment.plan(config)
+    assert set(actions(again).values()) == {"none"}
+    assert deployment.run(again) == outputs
+
+
+def test_a_runtime_can_be_added_changed_and_removed_without_touching_the_others(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    before = deployment.deploy(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME]))
+    comfy = {"name": "comfy-2", "type": "comfyui"}
+
+    plan = deployment.plan(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME, comfy]))
+    assert actions(plan) == {
+        "asset-bucket": "none", "model-bucket": "none", "functions": "none", "front": "update",
+    }  # fmt: skip
+    after = deployment.run(plan)
+
+    assert set(after) - set(before) == {"QueueUrlComfyDash2", "DeadLetterQueueUrlComfyDash2"}
+    assert {name: after[name] for name in before} == before
+    assert not [event for event in deployment.events if event.resource == "QueueSdruntime"]
+    removed = deployment.deploy(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME]))
+    assert removed == before
+
+
+def test_a_changed_throttle_updates_the_usage_plan_in_place(deployment: Deployment, tmp_path: Path) -> None:
+    before = deployment.deploy(configured(tmp_path, stackName="throttle"))
+    throttle = {"rateLimit": 7, "burstLimit": 9}
+
+    plan = deployment.plan(configured(tmp_path, stackName="throttle", APIGW={"throttle": throttle}))
+    assert front(plan).detail == "throttleStack: ~UsagePlan"
+    after = deployment.run(plan)
+
+    assert after == before
+    plans = deployment.aws.client("apigateway").get_usage_plans()["items"]
+    mine = [plan for plan in plans if any(stage["apiId"] == after["RestApiId"] for stage in plan["apiStages"])]
+    assert [plan["throttle"] for plan in mine] == [{"rateLimit": 7.0, "burstLimit": 9}]
+
+
+def broken(plan: Plan, mend: Callable[[dict[str, Any]], None]) -> Plan:
+    """Return a plan whose template has been changed."""
+    step = front(plan)
+    document = json.loads(step.body)
+    mend(document)
+    changed = StackStep(
+        id=step.id, action=step.action, needs=step.needs, name=step.name, body=json.dumps(document),
+        parameters=step.parameters, tags=step.tags, asset_bucket=step.asset_bucket,
+    )  # fmt: skip
+    return Plan((*(item for item in plan.steps if item is not step), changed))
+
+
+def add_bad_function(document: dict[str, Any]) -> None:
+    function = json.loads(json.dumps(document["Resources"]["SweepFunction"]))
+    function["Properties"]["Code"]["S3Key"] = "no/such/key.zip"
+    document["Resources"]["BadFunction"] = function
+
+
+def test_a_create_that_fails_names_the_resource_and_the_next_deploy_recovers(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, stackName="mended")
+    with pytest.raises(DeployFailedError) as caught:
+        deployment.run(broken(deployment.plan(config), add_bad_function))
+    lines = caught.value.message.splitlines()
+    assert lines[0] == "the stack mendedStack ended as ROLLBACK_COMPLETE"
+    assert lines[1].startswith("  BadFunction (AWS::Lambda::Function): ")
+
+    plan = deployment.plan(config)
+    assert front(plan).is_broken
+    assert deployment.run(plan)["TaskTableName"]
+    assert set(actions(deployment.plan(config)).values()) == {"none"}
+
+
+def test_an_update_that_fails_rolls_back_and_leaves_the_old_stack_at_work(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, stackName="rolled")
+    before = deployment.deploy(config)
+    with pytest.raises(DeployFailedError, match="UPDATE_ROLLBACK_COMPLETE\n  BadFunction"):
+        deployment.run(broken(deployment.plan(config), add_bad_function))
+    assert deployment.deploy(config) == before
+
+
+def test_a_template_that_is_refused_leaves_no_empty_stack_behind(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    config = configured(tmp_path, stackName="refused")
+
+    def unknown_type(document: dict[str, Any]) -> None:
+        document["Resources"]["Odd"] = {"Type": "AWS::No::Such"}
+
+    with pytest.raises(Exception, match="AWS::No::Such"):
+        deployment.run(broken(deployment.plan(config), unknown_type))
+    assert deployment.deploy(config)["TaskTableName"]
+
+
+def test_a_stack_left_in_review_is_created_after_all(deployment: Deployment, tmp_path: Path) -> None:
+    config = configured(tmp_path, stackName="reviewed")
+    plan = deployment.plan(config)
+    deployment.run(Plan(plan.steps[:-1]))
+    step = front(plan)
+    deployment.aws.client("cloudformation").create_change_set(
+        StackName=step.name, ChangeSetName="forgotten", ChangeSetType="CREATE", TemplateBody=step.body,
+        Parameters=[{"ParameterKey": k, "ParameterValue": v} for k, v in step.parameters.items()],
+        Capabilities=["CAPABILITY_IAM"],
+    )  # fmt: skip
+    again = deployment.plan(config)
+    assert front(again).action == "create"
+    assert deployment.run(again)["TaskTableName"]
+
+
+def test_a_large_template_travels_through_the_asset_bucket(deployment: Deployment, tmp_path: Path) -> None:
+    runtimes = [{"name": f"runtime-{number}", "type": "comfyui"} for number in range(30)]
+    config = configured(tmp_path, stackName="wide", modelsRuntime=runtimes)
+    outputs = deployment.deploy(config)
+    assert len([name for name in outputs if name.startswith("QueueUrl")]) == 30
+    keys = deployment.aws.client("s3").list_objects_v2(
+        Bucket=observe(deployment.aws, config).asset_bucket, Prefix="templates/"
+    )
+    assert keys["KeyCount"] == 1
+
+
+def test_a_destroy_leaves_nothing_and_can_be_repeated(deployment: Deployment, tmp_path: Path) -> None:
+    config = configured(tmp_path, stackName="gone")
+    outputs = deployment.deploy(config)
+    s3 = deployment.aws.client("s3")
+    s3.put_object(Bucket=outputs["OutputS3Bucket"], Key="output/x/x.png", Body=b"x")
+    mine = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"] if bucket["Name"].startswith("gone")}
+    assert len(mine) == 3
+
+    deployment.destroy("gone")
+    assert not [b for b in s3.list_buckets()["Buckets"] if b["Name"] in mine]
+    assert observe_stack(deployment.aws, "gone").front is None
+    queues = deployment.aws.client("sqs").list_queues(QueueNamePrefix="goneStack").get("QueueUrls", [])
+    assert queues == []
+    deployment.destroy("gone")
+    assert {event.status for event in deployment.events} == {"kept"}
+
+
+def test_on_aws_a_destroy_keeps_buckets_that_hold_something(deployment: Deployment, tmp_path: Path) -> None:
+    config = configured(tmp_path, stackName="kept")
+    outputs = deployment.run(plan_deploy(config, observe(deployment.aws, config), target="aws"))
+    s3 = deployment.aws.client("s3")
+    s3.put_object(Bucket=outputs["OutputS3Bucket"], Key="output/x/x.png", Body=b"x")
+
+    deployment.run(plan_destroy("kept", observe_stack(deployment.aws, "kept"), target="aws"))
+
+    left = {bucket["Name"] for bucket in s3.list_buckets()["Buckets"] if bucket["Name"].startswith("kept")}
+    assert outputs["OutputS3Bucket"] in left
+    assert len(left) == 2  # and the model bucket
+
+
+def test_a_model_bucket_of_another_region_is_refused(deployment: Deployment, aws: Aws, tmp_path: Path) -> None:
+    elsewhere = Aws(
+        AwsAccess("eu-central-1", endpoint_url=aws.access.endpoint_url, access_key=ACCOUNT, secret_key="secret")
+    )
+    elsewhere.client("s3").create_bucket(
+        Bucket="far-away-models", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+    )
+    with pytest.raises(ConfigError, match="is in eu-central-1, the deployment in us-west-2"):
+        deployment.plan(configured(tmp_path, stackName="far", modelBucketArn="arn:aws:s3:::far-away-models"))
+
+
+def test_a_stack_that_another_operation_holds_is_a_conflict(deployment: Deployment, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from sdctl.clients.cloudformation import StackView
+
+    config = configured(tmp_path, stackName="held")
+    held = StackView("heldStack", "arn", "UPDATE_IN_PROGRESS")
+    observed = replace(observe(deployment.aws, config), front=held)
+    with pytest.raises(ConflictError, match="UPDATE_IN_PROGRESS"):
+        plan_deploy(config, observed, target="local")
+    with pytest.raises(ConflictError, match="UPDATE_IN_PROGRESS"):
+        plan_destroy(config, observed, target="local")
