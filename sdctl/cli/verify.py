@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,9 +20,14 @@ from sdctl.errors import ApiError, SdctlError, TaskFailedError
 from sdctl.tasks import bodies
 from sdctl.tasks.api import RemoteTask, TaskApi
 
-PASS: Final = "pass"
-FAIL: Final = "fail"
-SKIP: Final = "skip"
+
+class Result(StrEnum):
+    """What a check comes to."""
+
+    PASS = "pass"  # noqa: S105 - a word for a check, not a secret
+    FAIL = "fail"
+    SKIP = "skip"
+
 
 _SIDE: Final = 512
 _UPSCALE: Final = 2
@@ -31,13 +37,20 @@ _CHECKPOINT: Final = "v1-5-pruned-emaonly.safetensors"
 _COLUMNS: Final = ("check", "runtime", "result", "seconds", "id", "detail")
 
 
+class Kind(StrEnum):
+    """The runtime types that there are checks for."""
+
+    SDWEBUI = contract.SDWEBUI
+    COMFYUI = contract.COMFYUI
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """What came of one check: `result` is pass, fail or skip; `detail` says why."""
 
     check: str
     runtime: str
-    result: str
+    result: Result
     id: str
     seconds: float
     detail: str
@@ -64,15 +77,17 @@ class _Run:
             self._api.submit(body)
             task, detail = self._result(task_id, side)
         except SdctlError as error:
-            result, detail = FAIL, error.message
+            result, detail = Result.FAIL, error.message
         else:
-            result, self.made = PASS, self.made or task
+            result, self.made = Result.PASS, self.made or task
         seconds = round(time.monotonic() - started, 1)
         self.checks.append(Check(name, self._runtime, result, task_id, seconds, detail))
 
     def skip(self, name: str) -> None:
         """Leave a check out, for want of the first one's picture."""
-        self.checks.append(Check(name, self._runtime, SKIP, "", 0.0, "there is no picture to start from"))
+        self.checks.append(
+            Check(name, self._runtime, Result.SKIP, "", 0.0, "there is no picture to start from")
+        )
 
     def _result(self, task_id: str, side: int) -> tuple[RemoteTask, str]:
         from sdctl.tasks.files import download_outputs
@@ -105,7 +120,8 @@ def text_to_image_workflow(checkpoint: str) -> dict[str, Any]:
         "3": (
             "KSampler",
             {
-                "seed": 1, "steps": _STEPS, "cfg": 8, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+                "seed": 1, "steps": _STEPS, "cfg": 8, "denoise": 1,
+                "sampler_name": "euler", "scheduler": "normal",
                 "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0],
             },
         ),
@@ -139,6 +155,9 @@ def verify(
     runtime: Annotated[
         str | None, typer.Option("--runtime", help="Only this one; by default all.", metavar="NAME")
     ] = None,
+    kind: Annotated[
+        Kind | None, typer.Option("--type", help="What --runtime is, where nothing here says so.")
+    ] = None,
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", help="Model of the ComfyUI pipeline.", metavar="FILE")
     ] = _CHECKPOINT,
@@ -150,19 +169,19 @@ def verify(
     api = access.task_api()
     kinds = access.runtimes()
     if runtime is not None:
-        kinds = {runtime: kinds.get(runtime, contract.SDWEBUI)}
+        kinds = {runtime: kind.value if kind else kinds.get(runtime, contract.SDWEBUI)}
     checks: list[Check] = []
     seconds = duration_seconds(timeout)
     with tempfile.TemporaryDirectory(prefix="sdctl-verify-") as folder:
-        for name, kind in kinds.items():
+        for name, known in kinds.items():
             run = _Run(api, name, seconds, Path(folder))
-            if kind == contract.SDWEBUI:
+            if known == contract.SDWEBUI:
                 _sdwebui(run)
             else:
                 run.check("pipeline", "pipeline", lambda: text_to_image_workflow(checkpoint), _SIDE)
             checks += run.checks
     rows = [asdict(check) for check in checks]
-    failed = [check for check in checks if check.result == FAIL]
+    failed = [check for check in checks if check.result == Result.FAIL]
     output.result({"passed": not failed, "checks": rows}, lambda: output.table(rows, _COLUMNS))
     if failed:
         names = ", ".join(f"{check.check} on {check.runtime}" for check in failed)
