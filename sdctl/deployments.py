@@ -50,8 +50,7 @@ class Deployment:
     """One deployment: what it is called, from which folder it came, and what it gave back.
 
     `outputs` are the front stack's outputs. `runtimes` maps each runtime's name to its type.
-    `api_key`, `endpoint_url` (the emulator's address) and the pair of access keys that it takes are kept
-    for the local target only.
+    `api_key` and `endpoint_url`, the emulator's address, are kept for the local target only.
     """
 
     stack_name: str
@@ -64,8 +63,6 @@ class Deployment:
     deployed_at: str = ""
     runtimes: dict[str, str] = field(default_factory=dict)
     profile: str = ""
-    access_key: str = field(default="", repr=False)
-    secret_key: str = field(default="", repr=False)
 
     @property
     def key(self) -> str:

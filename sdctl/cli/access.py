@@ -84,15 +84,14 @@ def aws(deployment: Deployment) -> Aws:
     """Return an AWS session for a deployment, on the local target the emulator's."""
     from sdctl.clients.aws import Aws, AwsAccess
 
-    is_local = deployment.target == "local"
-    access = AwsAccess(
-        region=deployment.region,
-        profile=None if is_local else context.current().profile or deployment.profile or None,
-        endpoint_url=deployment.endpoint_url if is_local else None,
-        access_key=(deployment.access_key or "test") if is_local else None,
-        secret_key=(deployment.secret_key or "test") if is_local else None,
-    )
-    return Aws(access)
+    if deployment.target == "local":
+        from sdctl.deployments import home
+        from sdctl.local.target import LocalTarget
+
+        state = home(context.environment())
+        return Aws(LocalTarget(state, deployment.stack_name, Path(deployment.folder)).access())
+    profile = context.current().profile or deployment.profile or None
+    return Aws(AwsAccess(region=deployment.region, profile=profile))
 
 
 def runtimes() -> dict[str, str]:
