@@ -1,0 +1,127 @@
+"""The entry point: settings, logging, parts, signals, run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from sdctl_agent.errors import SettingsError
+from sdctl_agent.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from sdctl_agent.worker import Worker
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def now_ms() -> int:
+    """Return wall time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def build_worker(settings: Settings) -> Worker:
+    """Put the agent together; connects to nothing yet.
+
+    Raises:
+        SettingsError: the runtime type, its plug-in or the allow-list is no good.
+    """
+    from sdctl_agent.aws import AwsClients
+    from sdctl_agent.board import Board
+    from sdctl_agent.consumer import Consumer
+    from sdctl_agent.handler import Clocks, Doors, Handler, Rules
+    from sdctl_agent.heartbeat import Heartbeat
+    from sdctl_agent.inputs import make_fetcher
+    from sdctl_agent.metrics import Metrics, NoMetrics, PrometheusMetrics
+    from sdctl_agent.notify import Notifier
+    from sdctl_agent.pool import Pool
+    from sdctl_agent.runtimes import create_runtime
+    from sdctl_agent.runtimes.base import RuntimeOptions
+    from sdctl_agent.storage import Storage
+    from sdctl_agent.table import MemoryTasks, TableTasks, Tasks
+    from sdctl_agent.worker import Parts, Timing, Worker
+
+    runtime = create_runtime(
+        settings.runtime_type,
+        RuntimeOptions(
+            base_url=settings.api_base_url,
+            name=settings.runtime_name,
+            dynamic_checkpoint=settings.dynamic_models,
+            task_timeout_seconds=settings.task_timeout_seconds,
+        ),
+    )
+    clients = AwsClients(settings.region)
+    metrics: Metrics = PrometheusMetrics(settings.metrics_port) if settings.metrics_port else NoMetrics()
+    tasks: Tasks = MemoryTasks(now_ms)
+    if settings.task_table:
+        tasks = TableTasks(clients, settings.task_table, now_ms)
+    consumer = Consumer(clients, settings.queue_url, settings.dead_letter_queue_url, time.monotonic)
+    fetch = make_fetcher(settings.input_allowlist, settings.bucket, lambda: clients.client("s3"))
+    handler = Handler(
+        Doors(
+            tasks, Storage(clients, settings.bucket), Notifier(clients, settings.topic_arn), runtime, fetch
+        ),
+        Rules(settings.runtime_name, settings.max_attempts, settings.task_timeout_seconds),
+        Clocks(time.monotonic, now_ms, random.Random()),  # noqa: S311 - spreads retries, protects nothing
+        metrics,
+        Pool("upload", 8, _fatal),
+    )
+    parts = Parts(
+        consumer,
+        handler,
+        Heartbeat(consumer, tasks, time.monotonic),
+        runtime,
+        Board(time.monotonic, has_affinity=settings.dynamic_models),
+        metrics,
+    )
+    return Worker(
+        parts,
+        Timing(settings.drain_seconds, settings.task_timeout_seconds),
+        time.monotonic,
+        can_yield=tasks.is_shared,
+        notify_running=settings.notify_running,
+    )
+
+
+def _fatal(error: BaseException) -> None:
+    """End the process for an error that no caller is there to see."""
+    sys.excepthook(type(error), error, error.__traceback__)
+    os._exit(1)
+
+
+def wait_for_signal() -> None:
+    """Return at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    signal.sigwait(SIGNALS)
+    for number in SIGNALS:
+        signal.signal(number, _leave_at_once)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _leave_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    os._exit(128 + number)
+
+
+def main(environment: Mapping[str, str] | None = None) -> int:
+    """Run the agent until it is told to stop; return 0, 1 after a failure, 2 for bad settings."""
+    # Before any thread is made, so that all of them leave the signals to `wait_for_signal`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        settings = load_settings(os.environ if environment is None else environment)
+        from sdctl_agent.logs import configure_logging
+
+        configure_logging(settings.log_level)
+        worker = build_worker(settings)
+    except SettingsError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"sd-queue-agent: {problem}\n")
+        return 2
+    return worker.run(wait_for_signal)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
