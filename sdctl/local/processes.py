@@ -1,0 +1,91 @@
+"""Processes as the supervisor and its caller see them: identity, groups, and the supervisor's lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from sdctl.local.state import StateFolder
+
+_POLL_SECONDS: Final = 0.02
+
+
+def start_mark(pid: int) -> str:
+    """Return what tells a process from a later one of the same id: when it started; empty if it is gone.
+
+    A process that has ended and is not yet collected counts as gone.
+    """
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html: field 3 is the state, 22 the start
+        return "" if fields[0] in "ZX" else fields[19]
+    # macOS has no /proc
+    listed = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False, timeout=10
+    ).stdout.strip()
+    return "" if not listed or listed.startswith("Z") else listed.partition(" ")[2].strip()
+
+
+def is_same(pid: int, mark: str) -> bool:
+    """Tell whether the process that once had this mark still runs."""
+    return bool(mark) and start_mark(pid) == mark
+
+
+def kill_group(pid: int) -> None:
+    """Kill a child's process group: it leads its own, which holds all that it started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return  # all gone; macOS says "permission" of a group of ended processes
+
+
+def end_leftovers(processes: list[tuple[int, str]], grace_seconds: float) -> None:
+    """Wait until processes of a dead supervisor are gone, and kill those that are not.
+
+    Args:
+        processes: process id and start mark of each; a recycled id is left alone.
+        grace_seconds: they end by themselves when they notice; after this long they are killed.
+    """
+    deadline = time.monotonic() + grace_seconds
+    while alive := [(pid, mark) for pid, mark in processes if is_same(pid, mark)]:
+        if time.monotonic() > deadline:
+            for pid, _ in alive:
+                kill_group(pid)
+        time.sleep(_POLL_SECONDS)
+
+
+def take_lock(folder: StateFolder) -> int | None:
+    """Become the folder's only supervisor; returns the handle to keep, or None where there is one."""
+    handle = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    os.ftruncate(handle, 0)
+    os.write(handle, str(os.getpid()).encode())
+    return handle
+
+
+def supervisor_pid(folder: StateFolder) -> int | None:
+    """Return the running supervisor's process id, or None; the lock decides, never a number alone."""
+    try:
+        handle = os.open(folder.lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.read(handle, 32).decode()
+        return int(text) if text.isdecimal() else 0
+    finally:
+        os.close(handle)
+    return None
