@@ -180,11 +180,13 @@ class CloudFormation:
             answer = self._client.delete_stack(StackName=name)
         return response_time(answer)
 
-    def newest_event_ids(self, stack_id: str) -> set[str]:
-        """Return the ids of a stack's newest events, those of operations that came before."""
+    def last_events(self, stack_id: str) -> tuple[set[str], datetime | None]:
+        """Return the ids of a stack's newest events, and the time of the last one by AWS's clock."""
         with aws_errors("read the stack's events"):
-            page = self._client.describe_stack_events(StackName=stack_id)
-        return {str(item["EventId"]) for item in page["StackEvents"]}
+            page = self._client.describe_stack_events(StackName=stack_id)["StackEvents"]
+        return {str(item["EventId"]) for item in page}, max(
+            (item["Timestamp"] for item in page), default=None
+        )
 
     def events_since(self, stack_id: str, since: datetime) -> list[StackEvent]:
         """Return the events of a stack from a time on, oldest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Final
 from uuid import uuid4
@@ -144,9 +145,8 @@ class Executor:
         if not self._has_changes(step.name, change_set, is_new=is_new):
             return
         stack = self._existing(step.name)
-        seen = self._cloudformation.newest_event_ids(stack.id)
-        since = self._cloudformation.execute_change_set(step.name, change_set)
-        self._watch(_Watch(step.id, stack, since, seen), ("CREATE_COMPLETE", "UPDATE_COMPLETE"))
+        begin = partial(self._cloudformation.execute_change_set, step.name, change_set)
+        self._run_operation(step, stack, begin, ("CREATE_COMPLETE", "UPDATE_COMPLETE"))
 
     def _template(self, step: StackStep) -> dict[str, str]:
         """Send a template inline where it is short enough, else through the asset bucket."""
@@ -191,9 +191,8 @@ class Executor:
         return stack
 
     def _continue_rollback(self, step: StackStep, stack: StackView) -> None:
-        seen = self._cloudformation.newest_event_ids(stack.id)
-        since = self._cloudformation.continue_rollback(stack.name)
-        self._watch(_Watch(step.id, stack, since, seen), ("UPDATE_ROLLBACK_COMPLETE",))
+        begin = partial(self._cloudformation.continue_rollback, stack.name)
+        self._run_operation(step, stack, begin, ("UPDATE_ROLLBACK_COMPLETE",))
 
     def _delete_stack(self, step: StackStep) -> None:
         stack = self._cloudformation.find(step.name)
@@ -201,9 +200,19 @@ class Executor:
             return
         if stack.state is StackState.BUSY and stack.status != "DELETE_IN_PROGRESS":
             raise busy(stack.name, stack.status)
-        seen = self._cloudformation.newest_event_ids(stack.id)
-        since = self._cloudformation.delete(stack.name)
-        self._watch(_Watch(step.id, stack, since, seen), ("DELETE_COMPLETE",))
+        begin = partial(self._cloudformation.delete, stack.name)
+        self._run_operation(step, stack, begin, ("DELETE_COMPLETE",))
+
+    def _run_operation(
+        self, step: Step, stack: StackView, begin: Callable[[], datetime], good: tuple[str, ...]
+    ) -> None:
+        """Begin an operation and follow it. Its events are those after the last one before it.
+
+        Answers' headers tell AWS's time in whole seconds, so earlier events may share the second.
+        """
+        seen, last = self._cloudformation.last_events(stack.id)
+        since = begin()
+        self._watch(_Watch(step.id, stack, max(since, last) if last else since, seen), good)
 
     def _watch(self, watch: _Watch, good: tuple[str, ...]) -> None:
         """Report a stack's events until it is at rest, and raise unless it came to a good end."""

@@ -90,7 +90,9 @@ def test_a_deploy_creates_everything_and_a_second_one_changes_nothing(
         "OutputS3Bucket", "GetAPIKeyCommand", "ConfigCommand", "ApiKeyId", "TaskTableName", "RestApiId",
         "ApiStageName", "UnroutedQueueUrl", "QueueUrlSdruntime", "DeadLetterQueueUrlSdruntime",
     } == set(outputs)  # fmt: skip
-    assert any(event.resource == "RestApi" and event.status == "CREATE_COMPLETE" for event in deployment.events)
+    assert any(
+        event.resource == "RestApi" and event.status == "CREATE_COMPLETE" for event in deployment.events
+    )
     again = deployment.plan(config)
     assert set(actions(again).values()) == {"none"}
     assert deployment.run(again) == outputs
@@ -101,6 +103,8 @@ def test_a_runtime_can_be_added_changed_and_removed_without_touching_the_others(
 ) -> None:
     before = deployment.deploy(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME]))
     comfy = {"name": "comfy-2", "type": "comfyui"}
+    sqs = deployment.aws.client("sqs")
+    sqs.send_message(QueueUrl=before["QueueUrlSdruntime"], MessageBody="survives")
 
     plan = deployment.plan(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME, comfy]))
     assert actions(plan) == {
@@ -110,7 +114,8 @@ def test_a_runtime_can_be_added_changed_and_removed_without_touching_the_others(
 
     assert set(after) - set(before) == {"QueueUrlComfyDash2", "DeadLetterQueueUrlComfyDash2"}
     assert {name: after[name] for name in before} == before
-    assert not [event for event in deployment.events if event.resource == "QueueSdruntime"]
+    received = sqs.receive_message(QueueUrl=before["QueueUrlSdruntime"])["Messages"]
+    assert [message["Body"] for message in received] == ["survives"]
     removed = deployment.deploy(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME]))
     assert removed == before
 
@@ -125,7 +130,9 @@ def test_a_changed_throttle_updates_the_usage_plan_in_place(deployment: Deployme
 
     assert after == before
     plans = deployment.aws.client("apigateway").get_usage_plans()["items"]
-    mine = [plan for plan in plans if any(stage["apiId"] == after["RestApiId"] for stage in plan["apiStages"])]
+    mine = [
+        plan for plan in plans if any(stage["apiId"] == after["RestApiId"] for stage in plan["apiStages"])
+    ]
     assert [plan["throttle"] for plan in mine] == [{"rateLimit": 7.0, "burstLimit": 9}]
 
 
@@ -135,16 +142,18 @@ def broken(plan: Plan, mend: Callable[[dict[str, Any]], None]) -> Plan:
     document = json.loads(step.body)
     mend(document)
     changed = StackStep(
-        id=step.id, action=step.action, needs=step.needs, name=step.name, body=json.dumps(document),
+        id=step.id, action="create" if step.action == "create" else "update", needs=step.needs, name=step.name, body=json.dumps(document),
         parameters=step.parameters, tags=step.tags, asset_bucket=step.asset_bucket,
     )  # fmt: skip
     return Plan((*(item for item in plan.steps if item is not step), changed))
 
 
-def add_bad_function(document: dict[str, Any]) -> None:
-    function = json.loads(json.dumps(document["Resources"]["SweepFunction"]))
-    function["Properties"]["Code"]["S3Key"] = "no/such/key.zip"
-    document["Resources"]["BadFunction"] = function
+def add_bad_role(document: dict[str, Any]) -> None:
+    """A trust policy that IAM refuses, made after most of the stack is there."""
+    role = json.loads(json.dumps(document["Resources"]["SweepRole"]))
+    statement = role["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
+    statement["NotPrincipal"] = statement.pop("Principal")
+    document["Resources"]["BadRole"] = role | {"DependsOn": "UsagePlanKey"}
 
 
 def test_a_create_that_fails_names_the_resource_and_the_next_deploy_recovers(
@@ -152,10 +161,10 @@ def test_a_create_that_fails_names_the_resource_and_the_next_deploy_recovers(
 ) -> None:
     config = configured(tmp_path, stackName="mended")
     with pytest.raises(DeployFailedError) as caught:
-        deployment.run(broken(deployment.plan(config), add_bad_function))
+        deployment.run(broken(deployment.plan(config), add_bad_role))
     lines = caught.value.message.splitlines()
     assert lines[0] == "the stack mendedStack ended as ROLLBACK_COMPLETE"
-    assert lines[1].startswith("  BadFunction (AWS::Lambda::Function): ")
+    assert lines[1].startswith("  BadRole (AWS::IAM::Role): ")
 
     plan = deployment.plan(config)
     assert front(plan).is_broken
@@ -168,8 +177,8 @@ def test_an_update_that_fails_rolls_back_and_leaves_the_old_stack_at_work(
 ) -> None:
     config = configured(tmp_path, stackName="rolled")
     before = deployment.deploy(config)
-    with pytest.raises(DeployFailedError, match="UPDATE_ROLLBACK_COMPLETE\n  BadFunction"):
-        deployment.run(broken(deployment.plan(config), add_bad_function))
+    with pytest.raises(DeployFailedError, match="UPDATE_ROLLBACK_COMPLETE\n  BadRole"):
+        deployment.run(broken(deployment.plan(config), add_bad_role))
     assert deployment.deploy(config) == before
 
 
@@ -242,9 +251,13 @@ def test_on_aws_a_destroy_keeps_buckets_that_hold_something(deployment: Deployme
     assert len(left) == 2  # and the model bucket
 
 
-def test_a_model_bucket_of_another_region_is_refused(deployment: Deployment, aws: Aws, tmp_path: Path) -> None:
+def test_a_model_bucket_of_another_region_is_refused(
+    deployment: Deployment, aws: Aws, tmp_path: Path
+) -> None:
     elsewhere = Aws(
-        AwsAccess("eu-central-1", endpoint_url=aws.access.endpoint_url, access_key=ACCOUNT, secret_key="secret")
+        AwsAccess(
+            "eu-central-1", endpoint_url=aws.access.endpoint_url, access_key=ACCOUNT, secret_key="secret"
+        )
     )
     elsewhere.client("s3").create_bucket(
         Bucket="far-away-models", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
