@@ -38,8 +38,13 @@ class Checkpoint:
 
     @property
     def bare_title(self) -> str:
-        """The title without the hash that AUTOMATIC1111 appends."""
-        return _HASH_SUFFIX.sub("", self.title)
+        """The title without its hash."""
+        return bare_title(self.title)
+
+
+def bare_title(title: str) -> str:
+    """Return a title without the hash that AUTOMATIC1111 appends once it has computed it."""
+    return _HASH_SUFFIX.sub("", title)
 
 
 def read_checkpoints(document: Any) -> tuple[Checkpoint, ...]:

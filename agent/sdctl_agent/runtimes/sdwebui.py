@@ -30,7 +30,13 @@ from sdctl_agent.runtimes.base import (
     RuntimeOptions,
     memory_output,
 )
-from sdctl_agent.runtimes.checkpoints import Checkpoint, find_checkpoint, read_checkpoints, unknown_checkpoint
+from sdctl_agent.runtimes.checkpoints import (
+    Checkpoint,
+    bare_title,
+    find_checkpoint,
+    read_checkpoints,
+    unknown_checkpoint,
+)
 from sdctl_agent.runtimes.content import encoded_body, webui_content
 from sdctl_agent.runtimes.image_json import ImageJson, decode_short, without_bytes
 from sdctl_agent.runtimes.reasons import refusal
@@ -110,7 +116,7 @@ class SdWebuiRuntime:
         return Prepared(
             task,
             (path, body),
-            checkpoint=checkpoint.title if checkpoint else "",
+            checkpoint=checkpoint.bare_title if checkpoint else "",
             held_bytes=sum(map(len, body)),
             notes={"checkpoint": checkpoint},
         )
@@ -120,7 +126,7 @@ class SdWebuiRuntime:
         return SdWebuiRun(self, prepared)
 
     def loaded_checkpoint(self) -> str:
-        """Return the title of the model that was loaded last, as far as known."""
+        """Return the title, without its hash, of the model that was loaded last, as far as known."""
         with self._lock:
             return self._loaded
 
@@ -136,7 +142,7 @@ class SdWebuiRuntime:
                 model = find_checkpoint(text, self._known) if text else None
             except PermanentError:
                 model = None
-            self._loaded = model.title if model else text
+            self._loaded = model.bare_title if model else bare_title(text)
 
     def _wanted(self, task: Task) -> Checkpoint | None:
         """Find the one model that a task asks for; None where it asks for none."""
@@ -197,7 +203,7 @@ class SdWebuiRuntime:
             PermanentError: the server cannot switch, or refuses this model.
         """
         loaded = self.loaded_checkpoint() or self._ask_loaded()
-        if loaded == model.title:
+        if loaded == model.bare_title:
             return
         body = json.dumps({"sd_model_checkpoint": model.title}).encode()
         answer = self.server.request(
