@@ -161,7 +161,9 @@ class Config(Section):
         alias="modelsRuntime",
         strict=False,
         min_length=1,
-        max_length=80,
+        # The policy that reads their dead-letter queues may have 10,240 characters:
+        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+        max_length=60,
     )
     queue_agent: QueueAgentConfig = QueueAgentConfig()
     cluster_components: ClusterComponents = ClusterComponents()

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sdctl import contract
 from sdctl.config.model import Config, RuntimeConfig
+from sdctl.errors import ConfigError
 from sdctl.render import policies
 from sdctl.render.api import api_context
 from sdctl.render.engine import Rendered, render_yaml
@@ -24,6 +25,7 @@ RESERVED_PREFIX_DAYS: Final = 31
 # All variables of a function together may have 4 KB: a longer list of runtimes travels compressed.
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 MAX_PLAIN_RUNTIMES_BYTES: Final = 2500
+MAX_PACKED_RUNTIMES_BYTES: Final = 3400
 # The stage's own limits protect the keyless routes; a usage plan above them would have no effect.
 STAGE_RATE_LIMIT: Final = 1000
 STAGE_BURST_LIMIT: Final = 2000
@@ -122,7 +124,14 @@ def runtimes_variable(config: Config) -> str:
     text = json.dumps(known, ensure_ascii=False, separators=(",", ":"))
     if len(text.encode()) <= MAX_PLAIN_RUNTIMES_BYTES:
         return text
-    return "gz:" + base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    packed = "gz:" + base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    if len(packed) > MAX_PACKED_RUNTIMES_BYTES:
+        raise ConfigError(
+            f"modelsRuntime: names and model files take {len(packed)} bytes packed, "
+            f"a function has room for {MAX_PACKED_RUNTIMES_BYTES}",
+            hint="use shorter names, fewer runtimes, or a second stack",
+        )
+    return packed
 
 
 def _front_context(config: Config, target: str, model_bucket: str) -> dict[str, Any]:

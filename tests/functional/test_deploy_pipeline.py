@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.emulator import running_emulator
 
 from sdctl.clients.aws import Aws, AwsAccess
+from sdctl.clients.cloudformation import StackView
 from sdctl.config.load import Overrides, load_config
 from sdctl.config.model import Config
 from sdctl.deploy.executor import LOCAL_PACE, Executor
@@ -18,6 +19,7 @@ from sdctl.deploy.planner import observe, observe_stack, plan_deploy
 from sdctl.deploy.steps import Event, Plan, StackStep
 from sdctl.deploy.teardown import plan_destroy
 from sdctl.errors import ConfigError, ConflictError, DeployFailedError
+from support.emulator import running_emulator
 
 ACCOUNT, REGION = "123456789012", "us-west-2"
 
@@ -141,10 +143,8 @@ def broken(plan: Plan, mend: Callable[[dict[str, Any]], None]) -> Plan:
     step = front(plan)
     document = json.loads(step.body)
     mend(document)
-    changed = StackStep(
-        id=step.id, action="create" if step.action == "create" else "update", needs=step.needs, name=step.name, body=json.dumps(document),
-        parameters=step.parameters, tags=step.tags, asset_bucket=step.asset_bucket,
-    )  # fmt: skip
+    action = "create" if step.action == "create" else "update"
+    changed = replace(step, action=action, body=json.dumps(document))
     return Plan((*(item for item in plan.steps if item is not step), changed))
 
 
@@ -267,10 +267,6 @@ def test_a_model_bucket_of_another_region_is_refused(
 
 
 def test_a_stack_that_another_operation_holds_is_a_conflict(deployment: Deployment, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from sdctl.clients.cloudformation import StackView
-
     config = configured(tmp_path, stackName="held")
     held = StackView("heldStack", "arn", "UPDATE_IN_PROGRESS")
     observed = replace(observe(deployment.aws, config), front=held)
