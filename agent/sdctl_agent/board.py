@@ -88,6 +88,8 @@ class Board:
                     job = ready[self._choice(ready, loaded_checkpoint)]
                     self._waiting.remove(job)
                     self._ready.discard(job)
+                    self._started.append(job)  # already, so that nothing is received in between
+                    self._first_since = self._now() if len(self._started) == 1 else self._first_since
                     return job
                 self._changed.wait()
             return None
@@ -101,10 +103,9 @@ class Board:
         return index
 
     def started(self, job: Job) -> None:
-        """Note that a job is on the runtime."""
+        """Note that the runtime has accepted a job that was taken."""
         with self._changed:
-            self._started.append(job)
-            if len(self._started) == 1:
+            if self._started and self._started[0] is job:
                 self._first_since = self._now()
             self._changed.notify_all()
 
@@ -122,7 +123,7 @@ class Board:
                 if self._started[0] is job:
                     seconds = self._now() - self._first_since
                     self._first_since = self._now()
-                    if not job.reason:
+                    if job.error is None and not job.is_stopped():
                         self.estimator.task_ended(seconds)
                 self._started.remove(job)
             self._finishing += 1

@@ -75,10 +75,6 @@ class _AbortableConnections:
             for connected in self._sockets:
                 _shut_down(connected)
 
-    def allow(self) -> None:
-        with self._lock:
-            self._is_shut = False
-
 
 def _shut_down(connected: socket.socket) -> None:
     try:
@@ -132,14 +128,9 @@ class Consumer:
         return [_message(item, received_at) for item in answer.get("Messages", ())]
 
     def abort(self) -> None:
-        """End the long poll now, and refuse another until `resume`."""
+        """End the long poll now, and refuse another."""
         self._aborted.set()
         self._connections.shut_down()
-
-    def resume(self) -> None:
-        """Allow receiving again."""
-        self._connections.allow()
-        self._aborted.clear()
 
     def delete(self, message: Message) -> None:
         """Delete a message: its task is settled."""

@@ -243,14 +243,11 @@ class Handler:
                 return self._stopped(job)
             if job.error is not None:
                 raise job.error
-            if job.run is None:
-                raise AssertionError("a job without an error has a run")
-            result = job.run.result()
-            if job.is_stopped():
-                return self._stopped(job)
+            if job.result is None:
+                raise AssertionError("a job that neither failed nor was stopped has a result")
             job.is_finishing = True
             started = self._clocks.now()
-            ending = self._stored(job, result)
+            ending = self._stored(job, job.result)
             self._metrics.observe("store", self._clocks.now() - started)
             return self._end(job, ending)
         except StepAbandonedError:

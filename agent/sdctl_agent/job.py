@@ -10,7 +10,7 @@ from typing import Any
 from sdctl.contract import Task
 from sdctl.task_record import Row
 from sdctl_agent.errors import AgentError
-from sdctl_agent.runtimes.base import Prepared, Progress, Run
+from sdctl_agent.runtimes.base import Prepared, Progress, Run, RunResult
 
 # Why a job was stopped before its own end.
 CANCELLED = "cancelled"  # the user asked for it
@@ -68,6 +68,7 @@ class Job:
         self.row: Row | None = None
         self.prepared: Prepared | None = None
         self.run: Run | None = None
+        self.result: RunResult | None = None
         self.error: AgentError | None = None
         self.announced: threading.Event | None = None  # set when `running` has been published
         self.is_admitted = False  # decoded and claimed, or found to be nothing of ours

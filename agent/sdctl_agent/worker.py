@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sdctl.contract import checkpoint_key
 from sdctl_agent.aws import AWS_FAILURES, StepAbandonedError, StepFailedError, error_code, retry_step
@@ -28,7 +29,7 @@ from sdctl_agent.job import release_after as _release_after
 from sdctl_agent.logs import task_context
 from sdctl_agent.metrics import Metrics
 from sdctl_agent.pool import Pool, guarded
-from sdctl_agent.runtimes.base import Runtime
+from sdctl_agent.runtimes.base import Run, Runtime
 
 # An interrupted run that does not end within this time is left alone.
 INTERRUPT_SECONDS = 10.0
@@ -231,8 +232,12 @@ class Worker:
                 with task_context(job.task_id):
                     self._start(job)
             with task_context(job.task_id):
-                if job.run is not None:
-                    self._await_run(job)
+                run = job.run
+                if run is not None:
+                    self._await_run(job, run)
+                    if run.done.is_set() and not job.is_stopped():
+                        # Here, so that a runtime that went away is known before the next task is started.
+                        self._guard_errors(job, partial(_take_result, job, run))
                 self._finish_soon(job)
 
     def _start(self, job: Job) -> None:
@@ -258,9 +263,8 @@ class Worker:
         if job.is_stopped():  # stopped while it was being started
             self._interrupt(job)
 
-    def _await_run(self, job: Job) -> None:
-        run = job.run
-        while run is not None and not run.done.wait(1.0):
+    def _await_run(self, job: Job, run: Run) -> None:
+        while not run.done.wait(1.0):
             if self._board.running_seconds(job) > self._timing.task_timeout_seconds:
                 job.stop(TIMEOUT, self._now())
             if job.stopped_at is not None and self._now() - job.stopped_at > INTERRUPT_SECONDS:
@@ -301,7 +305,7 @@ class Worker:
         with task_context(job.task_id):
             try:
                 settlement = self._handler.conclude(job)
-                if isinstance(job.error, RuntimeDownError):
+                if isinstance(job.error, RuntimeDownError):  # while its outputs were read
                     self._mark_down(job.error.message)
             except StepFailedError as error:
                 log.warning("task could not be settled: %s", error.message, extra={"action": "settle_failed"})
@@ -350,8 +354,9 @@ class Worker:
             return
         self._is_down.set()
         self._metrics.runtime_up(False)
+        # A poll that is under way is left alone: what it brings is handed back at once, whereas a poll
+        # that is aborted may take a message along that nobody sees for its visibility timeout.
         log.warning("runtime is down: %s", why, extra={"action": "runtime_down"})
-        self._consumer.abort()
         for job in self._board.behind():
             if self._board.is_waiting(job):
                 job.stop(RUNTIME_DOWN, self._now())
@@ -363,9 +368,6 @@ class Worker:
         while not self._stopping.is_set():
             if self._runtime.is_ready(READY_TIMEOUT_SECONDS):
                 self._is_down.clear()
-                self._consumer.resume()
-                if self._stopping.is_set():
-                    self._consumer.abort()
                 self._metrics.runtime_up(True)
                 log.info("runtime is ready", extra={"action": "runtime_ready"})
                 return True
@@ -383,3 +385,7 @@ class Worker:
             idle = self._board.is_idle() and not self._is_down.is_set()
             if idle and not self._runtime.is_ready(READY_TIMEOUT_SECONDS) and self._board.is_idle():
                 self._mark_down("it does not answer")
+
+
+def _take_result(job: Job, run: Run) -> None:
+    job.result = run.result()

@@ -1,8 +1,9 @@
-"""A scripted SD WebUI server: takes as long as it is told, fails when it is told, and counts what it was asked."""
+"""A scripted SD WebUI server: takes as long and fails as it is told, and counts what it was asked."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import struct
 import threading
@@ -11,6 +12,14 @@ import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+MODEL = {
+    "title": "model.safetensors [0123456789]",
+    "model_name": "model",
+    "hash": "0123456789",
+    "sha256": "0" * 64,
+    "filename": "/m/model.safetensors",
+}
 
 
 def png(width: int = 8, height: int = 8, *, padding_bytes: int = 0) -> bytes:
@@ -109,18 +118,15 @@ class ScriptedRuntime:
         server.shutdown()
         server.server_close()
         for connection in server.connections:
-            try:
+            with contextlib.suppress(OSError):
                 connection.shutdown(2)
-            except OSError:
-                pass
         self._interrupted.set()
 
     def get(self, path: str) -> tuple[int, Any]:
         if path == "/sdapi/v1/options":
             return 200, {"sd_model_checkpoint": "model.safetensors [0123456789]"}
         if path == "/sdapi/v1/sd-models":
-            return 200, [{"title": "model.safetensors [0123456789]", "model_name": "model",
-                          "hash": "0123456789", "sha256": "0" * 64, "filename": "/m/model.safetensors"}]  # fmt: skip
+            return 200, [MODEL]
         if path == "/sdapi/v1/progress":
             state = {
                 "job": self._job,
