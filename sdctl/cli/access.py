@@ -77,7 +77,9 @@ def task_api() -> TaskApi:
     """Return a client of the task API; nothing is connected yet."""
     from sdctl.tasks.transport import Transport
 
-    return TaskApi(api_access(), Transport(context.environment()))
+    transport = Transport(context.environment())
+    context.at_end(transport.close)
+    return TaskApi(api_access(), transport)
 
 
 def aws(deployment: Deployment) -> Aws:

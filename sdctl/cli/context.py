@@ -7,7 +7,8 @@ commands with `current()`. Only this module and the option declarations look at 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ class Options:
 
 
 _NOTHING_GIVEN = Options()
+_cleanups: ContextVar[ExitStack | None] = ContextVar("sdctl_cleanups", default=None)
 _options: ContextVar[Options] = ContextVar("sdctl_options", default=_NOTHING_GIVEN)
 
 
@@ -52,8 +54,28 @@ def current() -> Options:
 
 
 def reset(options: Options) -> None:
-    """Start over with these options: a new command line is about to be read."""
+    """Start over with these options, outside any command line."""
     _options.set(options)
+
+
+@contextmanager
+def command_line(options: Options) -> Iterator[None]:
+    """Hold one command line: start with these options, and clean up at its end."""
+    _options.set(options)
+    with ExitStack() as cleanups:
+        token = _cleanups.set(cleanups)
+        try:
+            yield
+        finally:
+            _cleanups.reset(token)
+
+
+def at_end(cleanup: Callable[[], None]) -> None:
+    """Call something when the command line is over, however it ends."""
+    cleanups = _cleanups.get()
+    if cleanups is None:
+        raise RuntimeError("no command line is being run")
+    cleanups.callback(cleanup)
 
 
 def record(name: str, value: Any) -> None:

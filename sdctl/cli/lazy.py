@@ -138,8 +138,11 @@ class RootGroup(LazyGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Read and run a command line, and exit."""
         words = list(sys.argv[1:] if args is None else args)
-        context.reset(context.Options(output=output_format(words)))
         extra["standalone_mode"] = False
+        with context.command_line(context.Options(output=output_format(words))):
+            sys.exit(self._exit_code(words, *rest, **extra))
+
+    def _exit_code(self, words: list[str], *rest: Any, **extra: Any) -> int:
         try:
             code = super().main(words, *rest, **extra)
         except _UsageProblem as problem:
@@ -154,7 +157,7 @@ class RootGroup(LazyGroup):
 
             output.error_of("bug", "".join(traceback.format_exception(bug)), "please report this")
             code = int(ExitCode.BUG)
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0
 
 
 def _show_usage_problem(problem: Any) -> int:
