@@ -1,4 +1,4 @@
-"""A front without CloudFormation: the emulator with its table, topics, queues and buckets, and the real zips."""
+"""A front without CloudFormation: table, topics, queues and buckets in the emulator, and the real zips."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ import boto3
 from botocore.config import Config
 
 from sdctl.deploy.bundle import Bundle
+from sdctl.render.stacks import LISTED_ATTRIBUTES
+from sdctl.task_record import Row, row_from_item
 
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
+CHECKPOINT = "v1-5.safetensors"
 RUNTIMES = [
-    {"name": "sdweb", "type": "sdwebui", "checkpoint": "v1-5.safetensors", "checkpoints": ["v1-5.safetensors"]},
-    {
-        "name": "dyn", "type": "sdwebui", "checkpoint": "", "dynamic": True,
-        "checkpoints": ["base.safetensors"],
-    },
+    {"name": "sdweb", "type": "sdwebui", "checkpoint": CHECKPOINT, "checkpoints": [CHECKPOINT]},
+    {"name": "dyn", "type": "sdwebui", "checkpoint": "", "dynamic": True, "checkpoints": []},
     {"name": "comfy", "type": "comfyui"},
 ]  # fmt: skip
 TABLE_INDEXES = (("by_runtime", "runtime", "listing"), ("open", "open_runtime", "open_until"))
@@ -120,7 +120,14 @@ class Worker:
         ]  # fmt: skip
         self._variables = dict(variables)
         self._process: subprocess.Popen[str] | None = None
+        self._log_start = 0
         self.calls: list[str] = []
+
+    def settle_into(self, variables: Mapping[str, str]) -> Worker:
+        """Serve another front from now on, with a log of its own."""
+        self._variables = dict(variables)
+        self._log_start = len(self._whole_log)
+        return self
 
     def send(self, event: Any, faults: Mapping[str, str] | None = None, **more: Any) -> None:
         """Pass an event on without waiting for the answer."""
@@ -131,7 +138,8 @@ class Worker:
                     stderr=log, text=True,
                 )  # fmt: skip
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"event": event, "faults": faults, **more}) + "\n")
+        message = {"event": event, "faults": faults, "environment": self._variables, **more}
+        self._process.stdin.write(json.dumps(message) + "\n")
         self._process.stdin.flush()
 
     def receive(self) -> Any:
@@ -153,7 +161,11 @@ class Worker:
 
     @property
     def log(self) -> str:
-        """Everything that the function wrote."""
+        """Everything that the function wrote for this front."""
+        return self._whole_log[self._log_start :]
+
+    @property
+    def _whole_log(self) -> str:
         return self._log_path.read_text() if self._log_path.exists() else ""
 
     def close(self) -> None:
@@ -190,7 +202,7 @@ class Front:
 
     port: int
     folder: Path
-    bundles: Mapping[str, Bundle]
+    bundles: Mapping[str, Bundle] = field(repr=False)
     unique: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def __post_init__(self) -> None:
@@ -215,7 +227,9 @@ class Front:
                         {"AttributeName": partition, "KeyType": "HASH"},
                         {"AttributeName": sort, "KeyType": "RANGE"},
                     ],
-                    "Projection": {"ProjectionType": "KEYS_ONLY" if name == "open" else "ALL"},
+                    "Projection": {"ProjectionType": "KEYS_ONLY"}
+                    if name == "open"
+                    else {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(LISTED_ATTRIBUTES)},
                 }
                 for name, partition, sort in TABLE_INDEXES
             ],
@@ -242,7 +256,7 @@ class Front:
         }  # fmt: skip
 
     def worker(self, function: str, **variables: str) -> Worker:
-        """Start a function of its own sandbox; it ends with the test."""
+        """Start a function in a sandbox of its own; it ends with the front."""
         worker = Worker(self.bundles[function], self.folder, self.variables | variables)
         self._workers.append(worker)
         return worker
@@ -278,6 +292,12 @@ class Front:
         item: dict[str, Any] | None = answer.get("Item")
         return item
 
+    def row(self, task_id: str) -> Row:
+        """Read a row that must be there."""
+        item = self.item(task_id)
+        assert item is not None, task_id
+        return row_from_item(item)
+
     def update(self, call: Mapping[str, Any]) -> None:
         """Send one of `task_record`'s updates, as an agent would."""
         self.dynamodb.update_item(TableName=self.table, **call)
@@ -300,14 +320,19 @@ def event(
     for name, value in (parameters or {}).items():
         filled = filled.replace("{" + name + "}", value)
     return {
-        "version": "1.0", "resource": resource, "path": filled if path is None else path, "httpMethod": method,
-        "headers": dict(sent), "multiValueHeaders": {name: [value] for name, value in sent.items()},
+        "version": "1.0",
+        "resource": resource,
+        "path": filled if path is None else path,
+        "httpMethod": method,
+        "headers": dict(sent),
+        "multiValueHeaders": {name: [value] for name, value in sent.items()},
         "queryStringParameters": dict(query) if query else None,
-        "multiValueQueryStringParameters": {name: [value] for name, value in query.items()} if query else None,
+        "multiValueQueryStringParameters": {key: [value] for key, value in query.items()} if query else None,
         "pathParameters": dict(parameters) if parameters else None,
         "requestContext": {"resourcePath": resource, "httpMethod": method},
-        "body": text, "isBase64Encoded": False,
-    }  # fmt: skip
+        "body": text,
+        "isBase64Encoded": False,
+    }
 
 
 def call(worker: Worker, request: Mapping[str, Any], faults: Mapping[str, str] | None = None) -> Answer:

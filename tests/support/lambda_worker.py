@@ -1,8 +1,10 @@
-"""Runs a function's unzipped bundle in a process of its own, as Lambda does: events in, answers out, line by line.
+"""Runs a function's unzipped bundle in a process of its own, as Lambda does: events in, answers out.
 
-Each line is `{"event", "faults"}`. A fault is keyed by call, as `sns.publish`, or `sns.publish#2` for the
-second one of this event, and says what befalls it: `refused` (AWS answers an error), `throttled`, `silent`
-(done, but the answer is lost), `die_before`, `die_after` (the process ends there). Log lines go to stderr.
+A line is `{"event", "faults", "environment"}`. Where the environment is another one than before, the function
+forgets what it kept, as a new sandbox would. A fault is keyed by call, as `sns.publish`, or `sns.publish#2`
+for the second one of this event, and says what befalls it: `refused` or `throttled` (AWS answers an error),
+`condition` (its condition fails), `silent` (done, but the answer is lost), `die_before`, `die_after` (the
+process ends there). Log lines go to stderr.
 """
 
 from __future__ import annotations
@@ -41,8 +43,13 @@ class Faults:
         fault = self.planned.get(f"{name}#{self.calls.count(name)}") or self.planned.get(name)
         if fault == "die_before":
             os._exit(9)
-        if fault in ("refused", "throttled"):
-            code = "AccessDeniedException" if fault == "refused" else "ThrottlingException"
+        codes = {
+            "refused": "AccessDeniedException",
+            "throttled": "ThrottlingException",
+            "condition": "ConditionalCheckFailedException",
+        }
+        if fault in codes:
+            code = codes[fault]
             raise ClientError({"Error": {"Code": code, "Message": "secret detail"}}, name)
         answer = operation(**arguments)
         if fault == "die_after":
@@ -79,6 +86,12 @@ def main(code_dir: str, handler: str) -> None:
     for line in sys.stdin:
         message = json.loads(line)
         faults.planned, faults.calls = message.get("faults") or {}, []
+        if message["environment"] != os.environ:
+            os.environ.clear()
+            os.environ.update(message["environment"])
+            for kept in vars(module).values():
+                if hasattr(kept, "cache_clear"):
+                    kept.cache_clear()
         context = Context(message.get("remaining_ms", 30_000))
         answer = getattr(module, function)(message["event"], context)
         real_stdout.write(json.dumps({"answer": answer, "calls": faults.calls}) + "\n")
