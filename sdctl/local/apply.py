@@ -22,7 +22,6 @@ from sdctl.local.gateway import API_PREFIX
 from sdctl.local.target import DEFAULT_REGION, LocalTarget, RuntimeSpec
 
 if TYPE_CHECKING:
-    from sdctl.clients.aws import Aws
     from sdctl.deploy.steps import Event, Plan
 
 NO_CLUSTER_COMMAND: Final = "echo 'the local target has no cluster: see sdctl status'"

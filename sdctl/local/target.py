@@ -25,6 +25,7 @@ from sdctl.local.children import (
     in_start_order,
     runtime_children,
 )
+from sdctl.local.logfiles import tail
 from sdctl.local.state import (
     EmulatorSettings,
     StateFolder,
@@ -291,15 +292,6 @@ class LocalTarget:
         return poll(probe, awaited=awaited, timeout_seconds=timeout_seconds, pace=_PACE, state=state)
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a log, none where it does not exist."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 256 * 1024))
-        return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-
-
 def _access(settings: EmulatorSettings) -> AwsAccess:
     return AwsAccess(
         region=settings.region, endpoint_url=settings.endpoint_url,
@@ -320,4 +312,4 @@ def _as_read(document: dict[str, Any]) -> Any:
     return json.loads(json.dumps(document))
 
 
-__all__ = ["ChildStatus", "LocalStatus", "LocalTarget", "RuntimeSpec", "StateFolder", "tail"]
+__all__ = ["ChildStatus", "LocalStatus", "LocalTarget", "RuntimeSpec", "StateFolder"]
