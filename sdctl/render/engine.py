@@ -47,7 +47,7 @@ class Rendered:
 
 def to_json(value: object) -> str:
     """Render a value as JSON that means the same inside YAML."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=_refuse)
     return _YAML_SPECIAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -77,6 +77,13 @@ def render_yaml(name: str, context: Mapping[str, Any], *, folder: Path | None = 
     if not isinstance(document, dict):
         raise RenderError(f"{name}: renders to {type(document).__name__}, not to a mapping")
     return Rendered(name.removesuffix(".j2"), text, document)
+
+
+def _refuse(value: object) -> object:
+    """Raise what Jinja raises for an undefined value, or TypeError for one that JSON lacks."""
+    if isinstance(value, StrictUndefined):
+        str(value)
+    raise TypeError(f"a {type(value).__name__} is no JSON")
 
 
 @cache
