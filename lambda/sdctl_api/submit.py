@@ -42,8 +42,9 @@ class Submitter:
         Raises:
             ApiError: `id_conflict` for an id in use, `queue_unavailable` where SNS does not answer.
         """
-        body = task_record.pack_body(task.content)
         is_inline = not needs_pointer(task)
+        # What the message cannot hold the row will not hold either: megabytes are not packed in vain.
+        body = task_record.pack_body(task.content) if is_inline else b""
         if not is_inline or len(body) > task_record.INLINE_BODY_BYTES:
             task = self._contents.keep(task)
         call = task_record.submit_call(task, self._now_ms(), body)
