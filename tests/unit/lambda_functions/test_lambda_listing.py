@@ -18,7 +18,7 @@ RUNTIMES = ("a", "b", "c")
 
 
 class Index:
-    """The index `by_runtime` in memory; a query reads at most `page_items` rows, as DynamoDB's does by size."""
+    """The index `by_runtime` in memory; a query reads `page_items` rows at most, as DynamoDB limits its."""
 
     def __init__(self, rows: list[tuple[str, str]], page_items: int = 10**9) -> None:
         self.items = [
