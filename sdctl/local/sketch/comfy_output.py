@@ -97,7 +97,7 @@ class Saving:
         return encode_png(frame, self.facts)
 
     def _animated(self) -> dict[str, list[Any]]:
-        """Store frames as one animation; what would be a video becomes a GIF or WEBP, and is listed as such."""
+        """Store frames as one animation; what would be a video is listed as the GIF or WEBP it becomes."""
         pictures = picture_for(self.class_type, self.inputs)
         number = find_number(
             self.inputs.get("fps", self.inputs.get("frame_rate")), ("fps", "frame_rate", "value")
@@ -112,7 +112,9 @@ class Saving:
             kind = "GIF"
         lossless = self.inputs.get("lossless") is True
         quality = int(find_number(self.inputs.get("quality"), ("value",)) or 80)
-        data = animation(pictures, kind, fps, lossless, min(100, quality), self.facts)
+        data = animation(
+            pictures, kind, fps=fps, lossless=lossless, quality=min(100, quality), facts=self.facts
+        )
         folder = "temp" if is_combine and self.inputs.get("save_output") is False else "output"
         ref = self._store(
             folder, f".{kind.lower()}", pictures.frames[0], data, counter_tail="" if is_combine else "_"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import time
 from collections import OrderedDict
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from sdctl.local.sketch.comfy_run import Prompt, Runner
 from sdctl.local.sketch.comfy_sockets import Sockets
 
+log = logging.getLogger(__name__)
 # The real server keeps 10,000; each holds its whole workflow.
 MAX_HISTORY = 1000
 _MEDIA = ("images", "gifs", "video", "audio")
@@ -79,7 +81,13 @@ class Queue:
             self.running = heapq.heappop(self._heap)[2]
             self.tell()
             prompt = self.running
-            await self._runner.run(prompt)
+            try:
+                await self._runner.run(prompt)
+            except Exception as error:  # the boundary of one prompt: the next one runs
+                log.exception("a run failed", extra={"action": "run_failed", "prompt_id": prompt.id})
+                prompt.status = "error"
+                facts = {"prompt_id": prompt.id, "exception_message": str(error), "timestamp": milliseconds()}
+                prompt.messages.append(("execution_error", facts))
             self.running = None
             self.history.pop(prompt.id, None)
             self.history[prompt.id] = prompt
@@ -101,7 +109,7 @@ def history_entry(prompt: Prompt) -> dict[str, Any]:
 
 
 def job_object(prompt: Prompt, state: str = "", *, whole: bool = False) -> dict[str, Any]:
-    """Return what /api/jobs shows of a prompt; `state` where it has not ended, `whole` with outputs and workflow."""
+    """Return what /api/jobs shows of a prompt; `state` if it has not ended, `whole` with its outputs."""
     messages = dict(prompt.messages)
     ended = not state
     if ended:
@@ -109,7 +117,8 @@ def job_object(prompt: Prompt, state: str = "", *, whole: bool = False) -> dict[
         state = "cancelled" if "execution_interrupted" in messages else state
     files = _output_files(prompt) if ended else []
     job: dict[str, Any] = {
-        "id": prompt.id, "status": state, "priority": prompt.number, "create_time": prompt.extra_data["create_time"],
+        "id": prompt.id, "status": state, "priority": prompt.number,
+        "create_time": prompt.extra_data["create_time"],
     }  # fmt: skip
     if ended:
         job["execution_start_time"] = prompt.messages[0][1]["timestamp"]

@@ -67,7 +67,8 @@ class Runner:
     async def run(self, prompt: Prompt) -> None:
         """Run a prompt to its end, whatever that is; its status and messages say how it went."""
         self._sockets.running_client, self._sockets.running_node = prompt.client_id, None
-        run = _Run(prompt, self._pace, self._files, self._sockets, self._temp_tag, self._cache)
+        run = _Run(prompt, self._cache, self._pace, self._files, self._sockets)
+        run.temp_tag = self._temp_tag
         await run.run()
         # As in the real server only what the last prompt used stays: a picture is large.
         self._cache = {key: run.cache[key] for key in run.signatures.values() if key in run.cache}
@@ -75,10 +76,11 @@ class Runner:
 
 
 class _Run:
-    def __init__(self, prompt: Prompt, pace: Pace, files: FileStore, sockets: Sockets, temp_tag: str,
-                 cache: dict[str, Result]) -> None:  # fmt: skip
+    def __init__(
+        self, prompt: Prompt, cache: dict[str, Result], pace: Pace, files: FileStore, sockets: Sockets
+    ) -> None:
         self._prompt, self._pace, self._files, self._sockets = prompt, pace, files, sockets
-        self._temp_tag = temp_tag
+        self.temp_tag = ""
         self.cache = dict(cache)
         self._order = needed_nodes(prompt.graph, prompt.outputs)
         self.signatures: dict[str, str] = {}
@@ -144,7 +146,7 @@ class _Run:
         return hashlib.sha256(data).hexdigest() if data is not None else ""
 
     def _is_cached(self, node: str) -> bool:
-        """Say whether a node's result is there, its files included: those that were dropped are made again."""
+        """Say whether a node's result is there, its files included: dropped ones are made again."""
         result = self.cache.get(self.signatures[node])
         if result is None:
             return False
@@ -219,7 +221,7 @@ class _Run:
         return send
 
     async def _save(self, node: str, class_type: str, inputs: dict[str, Any]) -> Result:
-        saving = Saving(self._files, class_type, inputs, self._facts, self._temp_tag)
+        saving = Saving(self._files, class_type, inputs, self._facts, self.temp_tag)
         ui, pngs = await self._pace.run(saving.run)
         for index, png in enumerate(pngs):
             self._state(node, index, len(pngs), "running")
@@ -268,7 +270,8 @@ class _Run:
         }
         return {
             "node_id": node, "node_type": row["class_type"], "executed": self._executed,
-            "exception_message": f"{text}\n", "exception_type": kind, "traceback": [], "current_inputs": plain,
+            "exception_message": f"{text}\n", "exception_type": kind, "traceback": [],
+            "current_inputs": plain,
             "current_outputs": [one for one in self._order if self.signatures.get(one) in self.cache],
         }  # fmt: skip
 

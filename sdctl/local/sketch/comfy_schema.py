@@ -10,17 +10,21 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-SAMPLERS = (
-    "euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 exp_heun_2_x0 exp_heun_2_x0_sde dpm_2 "
-    "dpm_2_ancestral lms dpm_fast dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde "
-    "dpmpp_sde_gpu dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu "
-    "dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis res_multistep res_multistep_cfg_pp "
-    "res_multistep_ancestral res_multistep_ancestral_cfg_pp gradient_estimation gradient_estimation_cfg_pp er_sde "
-    "seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2"
-).split()
-SCHEDULERS = (
-    "simple sgm_uniform karras exponential ddim_uniform beta normal linear_quadratic kl_optimal".split()
-)
+SAMPLERS = [
+    "euler", "euler_cfg_pp", "euler_ancestral", "euler_ancestral_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0",
+    "exp_heun_2_x0_sde", "dpm_2", "dpm_2_ancestral", "lms", "dpm_fast", "dpm_adaptive", "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp", "dpmpp_sde", "dpmpp_sde_gpu", "dpmpp_2m", "dpmpp_2m_cfg_pp", "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu", "dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu", "dpmpp_3m_sde", "dpmpp_3m_sde_gpu",
+    "ddpm",
+    "lcm", "ipndm", "ipndm_v", "deis", "res_multistep", "res_multistep_cfg_pp", "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp", "gradient_estimation", "gradient_estimation_cfg_pp", "er_sde",
+    "seeds_2",
+    "seeds_3", "sa_solver", "sa_solver_pece", "ddim", "uni_pc", "uni_pc_bh2",
+]  # fmt: skip
+SCHEDULERS = [
+    "simple", "sgm_uniform", "karras", "exponential", "ddim_uniform", "beta", "normal", "linear_quadratic",
+    "kl_optimal",
+]  # fmt: skip
 _IMAGE_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
 _LATENT_METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]
 _CROPS = ["disabled", "center"]
@@ -36,7 +40,6 @@ class NodeClass:
 
     required: dict[str, Input]
     output: tuple[str, ...]
-    optional: dict[str, Input]
     category: str
     is_output: bool = False
 
@@ -49,9 +52,12 @@ def _number(kind: str, default: float, low: float, high: float, **more: Any) -> 
     return [kind, {"default": default, "min": low, "max": high, **more}]
 
 
-def _node(category: str, output: str, *, saves: bool = False, optional: dict[str, Input] | None = None,
-          **required: Input) -> NodeClass:  # fmt: skip
-    return NodeClass(required, tuple(output.split()), optional or {}, category, saves)
+def _node(category: str, output: str, **required: Input) -> NodeClass:
+    return NodeClass(required, tuple(output.split()), category)
+
+
+def _output_node(category: str, output: str, **required: Input) -> NodeClass:
+    return NodeClass(required, tuple(output.split()), category, is_output=True)
 
 
 _LATENT_SIZE = {"width": _side(), "height": _side(), "batch_size": _number("INT", 1, 1, 4096)}
@@ -62,7 +68,8 @@ _SAMPLING = {
 }  # fmt: skip
 NODES: dict[str, NodeClass] = {
     "CheckpointLoaderSimple": _node("model/loaders", "MODEL CLIP VAE", ckpt_name=[CHECKPOINTS, {}]),
-    "CLIPTextEncode": _node("conditioning", "CONDITIONING", text=["STRING", {"multiline": True}], clip=["CLIP"]),
+    "CLIPTextEncode": _node("conditioning", "CONDITIONING", text=["STRING", {"multiline": True}],
+    clip=["CLIP"]),
     "CLIPSetLastLayer": _node(
         "conditioning", "CLIP", clip=["CLIP"], stop_at_clip_layer=_number("INT", -1, -24, -1, step=1)
     ),
@@ -72,7 +79,8 @@ NODES: dict[str, NodeClass] = {
     "KSampler": _node("sampling", "LATENT", model=["MODEL"], seed=_SEED, **_SAMPLING,
                       denoise=_number("FLOAT", 1.0, 0.0, 1.0, step=0.01)),
     "KSamplerAdvanced": _node(
-        "sampling", "LATENT", model=["MODEL"], add_noise=[["enable", "disable"]], noise_seed=_SEED, **_SAMPLING,
+        "sampling", "LATENT", model=["MODEL"], add_noise=[["enable", "disable"]], noise_seed=_SEED,
+        **_SAMPLING,
         start_at_step=_number("INT", 0, 0, 10000), end_at_step=_number("INT", 10000, 0, 10000),
         return_with_leftover_noise=[["disable", "enable"]],
     ),
@@ -97,25 +105,24 @@ NODES: dict[str, NodeClass] = {
                           scale_by=_number("FLOAT", 1.0, 0.01, 8.0, step=0.01)),
     "ImageInvert": _node("image", "IMAGE", image=["IMAGE"]),
     "ImageBatch": _node("image", "IMAGE", image1=["IMAGE"], image2=["IMAGE"]),
-    "SaveImage": _node("image", "IMAGE", saves=True, images=["IMAGE"], filename_prefix=_PREFIX),
-    "PreviewImage": _node("image", "IMAGE", saves=True, images=["IMAGE"]),
-    "SaveImageWebsocket": _node("api/image", "", saves=True, images=["IMAGE"]),
-    "SaveAnimatedWEBP": _node(
-        "image/animation", "IMAGE", saves=True, images=["IMAGE"], filename_prefix=_PREFIX,
+    "SaveImage": _output_node("image", "IMAGE", images=["IMAGE"], filename_prefix=_PREFIX),
+    "PreviewImage": _output_node("image", "IMAGE", images=["IMAGE"]),
+    "SaveImageWebsocket": _output_node("api/image", "", images=["IMAGE"]),
+    "SaveAnimatedWEBP": _output_node("image/animation", "IMAGE", images=["IMAGE"], filename_prefix=_PREFIX,
         fps=_number("FLOAT", 6.0, 0.01, 1000.0, step=0.01), lossless=["BOOLEAN", {"default": True}],
         quality=_number("INT", 80, 0, 100), method=[["default", "fastest", "slowest"]],
     ),
-    "SaveAnimatedPNG": _node(
-        "image/animation", "IMAGE", saves=True, images=["IMAGE"], filename_prefix=_PREFIX,
+    "SaveAnimatedPNG": _output_node("image/animation", "IMAGE", images=["IMAGE"], filename_prefix=_PREFIX,
         fps=_number("FLOAT", 6.0, 0.01, 1000.0, step=0.01), compress_level=_number("INT", 4, 0, 9),
     ),
-    "PreviewAny": _node("utils", "STRING", saves=True, source=["*", {}]),
+    "PreviewAny": _output_node("utils", "STRING", source=["*", {}]),
 }  # fmt: skip
 
 # Output nodes of others: whatever saves, shows or combines something.
 _OUTPUT_NAME = re.compile(r"(^|[^a-z])(save|preview|show|display|combine)", re.IGNORECASE)
 _NOT_OUTPUT = re.compile(r"conditioning|mask|latent|lora|model|string|text.?combine|prompt", re.IGNORECASE)
-_KNOWN_OUTPUTS = ("VHS_VideoCombine", "SaveVideo", "SaveWEBM", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveLatent",
+_KNOWN_OUTPUTS = ("VHS_VideoCombine", "SaveVideo", "SaveWEBM", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus",
+"SaveLatent",
                   "PreviewAudio", "ImageCompare", "SaveImageAdvanced", "SaveText", "MaskPreview")  # fmt: skip
 # What only the editor knows; the real server refuses them too.
 _EDITOR_ONLY = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
@@ -157,12 +164,12 @@ def input_config(class_name: str, config: Input, checkpoints: list[str], images:
 
 def _described(name: str, node: NodeClass, checkpoints: list[str], images: list[str]) -> dict[str, Any]:
     required = {key: input_config(name, value, checkpoints, images) for key, value in node.required.items()}
-    inputs: dict[str, Any] = {"required": required}
-    if node.optional:
-        inputs["optional"] = node.optional
+    inputs = {"required": required}
     return {
-        "input": inputs, "input_order": {key: list(value) for key, value in inputs.items()}, "is_input_list": False,
-        "output": list(node.output), "output_is_list": [False] * len(node.output), "output_name": list(node.output),
+        "input": inputs, "input_order": {key: list(value) for key, value in inputs.items()},
+        "is_input_list": False,
+        "output": list(node.output), "output_is_list": [False] * len(node.output),
+        "output_name": list(node.output),
         "name": name, "display_name": name, "description": "", "python_module": "nodes",
         "category": node.category, "output_node": node.is_output, "has_intermediate_output": False,
     }  # fmt: skip

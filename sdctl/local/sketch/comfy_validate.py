@@ -37,7 +37,7 @@ def validate(graph: Graph, checkpoints: list[str], has_input: Callable[[str], bo
     """Check a workflow in API format; numbers given as text are converted in place, as the real server does.
 
     Args:
-        graph: node id to node; anything else than an object as a node raises, and the real server answers 500.
+        graph: node id to node.
         checkpoints: the names that a checkpoint loader may ask for.
         has_input: says whether an input image of a name exists.
 
@@ -52,7 +52,8 @@ def validate(graph: Graph, checkpoints: list[str], has_input: Callable[[str], bo
             name = title or f"ID #{node_id}"
             message = f"Node '{name}' not found. The custom node may not be installed."
             if class_type is None:
-                message = f"Node '{name}' has no class_type. The workflow may be corrupted or a custom node is missing."
+                reason = "The workflow may be corrupted or a custom node is missing."
+                message = f"Node '{name}' has no class_type. {reason}"
             facts = {"node_id": node_id, "class_type": class_type, "node_title": title}
             return Verdict(simple_error("missing_node_type", message, f"Node ID '#{node_id}'", **facts))
     outputs = [node_id for node_id, node in graph.items() if is_output_class(node["class_type"])]
@@ -95,11 +96,11 @@ class _Check:
                     class_type = self._graph[node_id]["class_type"]
                     row = {"errors": found, "dependent_outputs": [], "class_type": class_type}
                     node_errors.setdefault(node_id, row)["dependent_outputs"].append(output)
-        error = None
+        refusal = None
         if not good:
             message = "Prompt outputs failed validation"
-            error = simple_error("prompt_outputs_failed_validation", message, "\n".join(texts))
-        return Verdict(error, good, node_errors)
+            refusal = simple_error("prompt_outputs_failed_validation", message, "\n".join(texts))
+        return Verdict(refusal, good, node_errors)
 
     def _node(self, node_id: str, path: tuple[str, ...]) -> tuple[bool, list[Problem]]:
         """Check a node and all before it; what it depends on is recorded in `_seen`."""
@@ -107,6 +108,8 @@ class _Check:
             return self._seen[node_id]
         node = self._graph[node_id]
         inputs, class_type = node["inputs"], node["class_type"]
+        if not isinstance(inputs, dict):
+            raise TypeError(f"the inputs of a node are an object, not {type(inputs).__name__}")
         known = NODES.get(class_type)
         valid = True
         problems: list[Problem] = []

@@ -12,6 +12,7 @@ import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -37,7 +38,8 @@ from sdctl.local.sketch.pace import Pace
 
 _PROMPT_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _MODEL_FOLDERS = (
-    "checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision", "style_models",
+    "checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models", "clip_vision",
+    "style_models",
     "embeddings", "diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "custom_nodes",
     "hypernetworks", "photomaker", "classifiers",
 )  # fmt: skip
@@ -92,11 +94,13 @@ class ComfyUi:
 
     def _routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/ws", self._ws), web.post("/prompt", self._post_prompt), web.get("/prompt", self._get_prompt),
+            web.get("/ws", self._ws), web.post("/prompt", self._post_prompt), web.get("/prompt",
+            self._get_prompt),
             web.get("/history", self._get_history), web.get("/history/{id}", self._get_one_history),
             web.post("/history", self._post_history), web.get("/queue", self._get_queue),
             web.post("/queue", self._post_queue), web.post("/interrupt", self._interrupt),
-            web.post("/free", self._free), web.get("/view", self._view), web.post("/upload/image", self._upload_image),
+            web.post("/free", self._free), web.get("/view", self._view), web.post("/upload/image",
+            self._upload_image),
             web.post("/upload/mask", self._upload_mask), web.get("/system_stats", self._system_stats),
             web.get("/object_info", self._object_info), web.get("/object_info/{name}", self._object_info),
             web.get("/features", self._features), web.get("/embeddings", self._empty_list),
@@ -227,7 +231,7 @@ class ComfyUi:
             return web.Response(status=404)
         kind = mimetypes.guess_type(base)[0] or "application/octet-stream"
         if "preview" in request.query:
-            converted = await self._pace.run(lambda: _smaller(data, request.query["preview"]))
+            converted = await self._pace.run(partial(_smaller, data, request.query["preview"]))
             if converted is not None:
                 data, kind = converted
         safe = re.sub(r'[\x00-\x1f"\\]', "_", base)

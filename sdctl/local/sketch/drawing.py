@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from sdctl.local.sketch.fields import Bytes, Dice, Floats, noise, profile, ramp, smoothstep
@@ -84,8 +85,8 @@ class _Canvas:
     def flow(self) -> None:
         """Paint bands of colour that flow about each other, parted by fine lines."""
         dice = self.dice
-        field = noise(dice, "flow", self.width, self.height, (2, 2), 4)
-        bend = noise(dice, "bend", self.width, self.height, (3, 3), 2)
+        field = noise(dice, "flow", self.width, self.height, cells=(2, 2), octaves=4)
+        bend = noise(dice, "bend", self.width, self.height, cells=(3, 3), octaves=2)
         field = field + np.float32(0.22) * np.sin(bend * np.float32(dice.between("twist", 9, 16)))
         table = ramp([*self.light.sky, self.light.sun, self.light.far, self.light.near], 1024)
         table = table[_shuffled_bands(dice, 1024)]
@@ -99,7 +100,10 @@ class _Canvas:
         """Paint clouds of stars and a planet with a ring."""
         dice = self.dice
         half = self._half()
-        first, second = noise(dice, "gas", *half, (3, 3), 5), noise(dice, "dust", *half, (4, 4), 5)
+        first, second = (
+            noise(dice, "gas", *half, cells=(3, 3), octaves=5),
+            noise(dice, "dust", *half, cells=(4, 4), octaves=5),
+        )
         hues = ((236, 72, 153), (56, 189, 248), (168, 85, 247), (251, 146, 60), (52, 211, 153))
         one = dice.below("hue", 5)
         warm, cold = (
@@ -108,7 +112,9 @@ class _Canvas:
         body = (
             smoothstep(0.42, 0.78, first)[..., None] * warm + smoothstep(0.46, 0.80, second)[..., None] * cold
         )
-        body *= (0.35 + 0.9 * smoothstep(0.3, 0.7, noise(dice, "veil", *half, (5, 5), 4)))[..., None]
+        body *= (0.35 + 0.9 * smoothstep(0.3, 0.7, noise(dice, "veil", *half, cells=(5, 5), octaves=4)))[
+            ..., None
+        ]
         body += np.array((8, 8, 22), np.float32)
         self.pixels = self._enlarged(body)
         self._stars(700, self.height)
@@ -130,7 +136,7 @@ class _Canvas:
         x = (np.arange(width, dtype=np.float32) + 0.5)[None, :] / width - np.float32(self.sun[0])
         y = (np.arange(height, dtype=np.float32) + 0.5)[:, None] / height - np.float32(self.sun[1])
         distance = np.sqrt(x * x * np.float32((self.width / self.height) ** 2) + y * y)
-        clouds = smoothstep(0.50, 0.74, noise(dice, "clouds", width, height, (3, 7), 5))
+        clouds = smoothstep(0.50, 0.74, noise(dice, "clouds", width, height, cells=(3, 7), octaves=5))
         lit = np.exp(distance * np.float32(-2.6))
         cover = clouds * np.float32(0.34 if light.dark else 0.62)
         sun = np.array(light.sun, np.float32)
@@ -162,14 +168,19 @@ class _Canvas:
         base = self.horizon if lowest is None else lowest
         index = np.zeros((height, width), np.int16)
         y = np.arange(height, dtype=np.float32)[:, None] / height
-        grain = noise(dice, f"{name} rock", *self._half(), (14, 18), 3)
+        grain = noise(dice, f"{name} rock", *self._half(), cells=(14, 18), octaves=3)
         rock = np.asarray(Image.fromarray(grain).resize((width, height), Image.Resampling.BILINEAR))
         tables = [np.zeros((_SHADES, 3), np.uint8)]
         smooth = self.scene.place in ("desert", "meadow") or name == "near"
         for layer in range(layers):
             part = (layer + 1) / (layers + 1) if name == "far" else 0.78 + 0.22 * layer
             line = profile(
-                dice, f"{name}{layer}", width, 2 + layer, 3 if smooth else 7, 0.34 if smooth else 0.52
+                dice,
+                f"{name}{layer}",
+                width,
+                cells=2 + layer,
+                octaves=3 if smooth else 7,
+                roughness=0.34 if smooth else 0.52,
             )
             top = base - spread * (1 - layer / max(layers, 1)) * 0.55 + line * spread * 0.62 + layer * 0.02
             lit = np.clip(0.5 - _slope(line) * (0.10 if self.sun[0] > 0.5 else -0.10), 0, 1)
@@ -224,7 +235,7 @@ class _Canvas:
             return
         down = np.arange(count, dtype=np.float32)
         deep = down / count
-        waves = noise(dice, "waves", width, count, (5, 26), 3) - np.float32(0.5)
+        waves = noise(dice, "waves", width, count, cells=(5, 26), octaves=3) - np.float32(0.5)
         lift = (waves * (deep[:, None] * np.float32(0.16 * height) + 2)).astype(np.int32)
         source = np.clip(shore - 1 - (down * 1.25).astype(np.int32)[:, None] + lift, 0, shore - 1)
         mirror = self.pixels[source, np.arange(width)[None, :]].astype(np.float32)
@@ -314,7 +325,7 @@ class _Canvas:
         fade = 256 - (x * x + y * y) * np.float32(27)
         grain = (self.dice.octets("grain", width * height).reshape(height, width) & 7).astype(np.int32)
         dimmed = self.pixels * fade.astype(np.uint16)[..., None] + (grain * 160)[..., None]
-        return np.minimum(dimmed >> 8, 255).astype(np.uint8)
+        return np.asarray(np.minimum(dimmed >> 8, 255), np.uint8)
 
 
 def _slope(line: Floats) -> Floats:
@@ -324,11 +335,11 @@ def _slope(line: Floats) -> Floats:
     return np.asarray((padded[2 * reach :] - padded[: -2 * reach]) * np.float32(10), np.float32)
 
 
-def _shuffled_bands(dice: Dice, count: int) -> Bytes:
+def _shuffled_bands(dice: Dice, count: int) -> NDArray[np.int16]:
     """Return indices that walk a colour table up and down in a few waves."""
     at = np.linspace(0, 1, count)
     wave = 0.5 + 0.5 * np.sin(at * dice.between("waves", 7, 14) + dice.between("start", 0, 6))
-    return np.asarray((wave * (count - 1)).astype(np.int16))  # type: ignore[return-value]
+    return (wave * (count - 1)).astype(np.int16)
 
 
 def _mixed(one: Colour, other: Colour, part: float) -> Colour:

@@ -42,7 +42,7 @@ class Dice:
 
 
 def noise(
-    dice: Dice, label: str, width: int, height: int, cells: tuple[int, int], octaves: int = 4
+    dice: Dice, label: str, width: int, height: int, *, cells: tuple[int, int], octaves: int = 4
 ) -> Floats:
     """Return fractal value noise of mean about 0.5, shape (height, width).
 
@@ -73,7 +73,7 @@ def resize_field(field: Floats, width: int, height: int) -> Floats:
     return np.asarray(Image.fromarray(field).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def profile(dice: Dice, label: str, width: int, cells: int, octaves: int, roughness: float) -> Floats:
+def profile(dice: Dice, label: str, width: int, *, cells: int, octaves: int, roughness: float) -> Floats:
     """Return a ridge line: `width` numbers about 0 of at most about 1 in size."""
     line = np.zeros(width, np.float32)
     weight_sum = 0.0
@@ -103,4 +103,4 @@ def ramp(stops: list[tuple[int, int, int]], count: int) -> Floats:
 def smoothstep(low: float, high: float, values: Floats) -> Floats:
     """Return 0 below `low`, 1 above `high` and a smooth step between."""
     part = np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
-    return part * part * (3 - 2 * part)
+    return np.asarray(part * part * (3 - 2 * part), np.float32)

@@ -1,4 +1,4 @@
-"""ComfyUI's three folders (input, output, temp), kept in memory: nothing to clean up, nothing to escape from."""
+"""ComfyUI's folders input, output and temp, kept in memory: nothing to clean up or to escape from."""
 
 from __future__ import annotations
 

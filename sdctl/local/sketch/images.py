@@ -13,11 +13,13 @@ from sdctl.local.sketch.drawing import Wish, draw
 from sdctl.local.sketch.fields import Bytes, Dice, Floats, noise, ramp
 from sdctl.local.sketch.palette import read_scene
 
-# A few kilobytes of PNG can claim gigapixels; the largest picture that sketch itself makes is a quarter of this.
+# A few kilobytes of PNG can claim gigapixels; sketch itself draws at most a quarter of this.
 MAX_INPUT_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, zlib.error, OverflowError,
-                  MemoryError, IndexError, Image.DecompressionBombError, Image.DecompressionBombWarning)  # fmt: skip
+_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, TypeError, struct.error, zlib.error,
+OverflowError,
+                  MemoryError, IndexError, Image.DecompressionBombError,
+                  Image.DecompressionBombWarning)  # fmt: skip
 
 
 class BadImageError(ValueError):
@@ -105,7 +107,7 @@ def repaint(source: Bytes, wish: Wish, strength: float) -> Bytes:
     table = ramp(stops, 256)
     base = source.astype(np.float32)
     bright = base @ np.array((0.299, 0.587, 0.114), np.float32)
-    stroke = noise(wish.dice, "strokes", wish.width, wish.height, (24, 24), 3) - np.float32(0.5)
+    stroke = noise(wish.dice, "strokes", wish.width, wish.height, cells=(24, 24), octaves=3) - np.float32(0.5)
     tone = np.clip(bright + stroke * np.float32(150 * strength), 0, 255).astype(np.uint8)
     target = table[tone]
     target += (draw(wish).astype(np.float32) - target) * np.float32(strength**3)

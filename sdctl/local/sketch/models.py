@@ -95,12 +95,11 @@ class Models:
 def _files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     if not folder.is_dir():
         return []
-    found = [
+    return [
         path.relative_to(folder).as_posix()
         for path in sorted(folder.rglob("*"))[:_MAX_LISTED]
         if path.suffix.lower() in suffixes and path.is_file()
     ]
-    return found
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from PIL import Image, ImageDraw
 
@@ -38,7 +39,7 @@ class Pen:
 
     def curve(self, points: Sequence[Point], start: float, end: float, fill: int = 255) -> None:
         """Draw a limb along a smooth curve through the points, its width going from `start` to `end`."""
-        reach = sum(math.dist(a, b) for a, b in zip(points, points[1:], strict=False))
+        reach = sum(math.dist(a, b) for a, b in pairwise(points))
         steps = min(200, max(12, int(reach * 5 / max(0.006, min(start, end)))))
         for step in range(steps + 1):
             part = step / steps
@@ -51,10 +52,7 @@ def _along(points: Sequence[Point], part: float) -> Point:
     """Return the point of a Bézier curve (de Casteljau) at 0 <= part <= 1."""
     level = list(points)
     while len(level) > 1:
-        level = [
-            (ax + (bx - ax) * part, ay + (by - ay) * part)
-            for (ax, ay), (bx, by) in zip(level, level[1:], strict=False)
-        ]
+        level = [(ax + (bx - ax) * part, ay + (by - ay) * part) for (ax, ay), (bx, by) in pairwise(level)]
     return level[0]
 
 
@@ -111,7 +109,9 @@ def _bird(pen: Pen, dice: Dice) -> None:
 
 
 def _tree(pen: Pen, dice: Dice) -> None:
-    def branch(x: float, y: float, angle: float, length: float, width: float, depth: int, name: str) -> None:
+    def branch(
+        x: float, y: float, angle: float, *, length: float, width: float, depth: int, name: str
+    ) -> None:
         bend = dice.between(f"bend{name}", -0.25, 0.25)
         end = (x + length * math.sin(angle), y - length * math.cos(angle))
         middle = (x + length * 0.5 * math.sin(angle + bend), y - length * 0.5 * math.cos(angle + bend))
@@ -126,9 +126,12 @@ def _tree(pen: Pen, dice: Dice) -> None:
             return
         for side in (-1, 1):
             spread = dice.between(f"spread{name}{side}", 0.28, 0.62)
-            branch(*end, angle + side * spread, length * 0.72, width * 0.62, depth - 1, f"{name}{side}")
+            turn = angle + side * spread
+            branch(
+                *end, turn, length=length * 0.72, width=width * 0.62, depth=depth - 1, name=f"{name}{side}"
+            )
 
-    branch(0.5, 1.0, 0.0, 0.30, 0.075, 4, "")
+    branch(0.5, 1.0, 0.0, length=0.30, width=0.075, depth=4, name="")
 
 
 def _house(pen: Pen, _dice: Dice) -> None:

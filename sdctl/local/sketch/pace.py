@@ -1,4 +1,4 @@
-"""How long a picture takes, and the one thread that draws: sketch works on one picture at a time, as a GPU."""
+"""How long a picture takes, and the one thread that draws: one picture at a time, as on a GPU."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -57,5 +57,5 @@ def text_chunk(keyword: str, value: str) -> bytes:
         return _chunk(b"iTXt", keyword.encode("latin-1") + b"\0\0\0\0\0" + encoded)
 
 
-def _chunk(kind: bytes, data: Any) -> bytes:
+def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))

@@ -9,6 +9,7 @@ import json
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -18,7 +19,7 @@ from sdctl.local.sketch.models import Checkpoint, Models
 from sdctl.local.sketch.notice import RUNTIME, SENTENCE, notice
 from sdctl.local.sketch.pace import Pace
 from sdctl.local.sketch.webui_extras import upscaled_answer
-from sdctl.local.sketch.webui_fields import RefusedError, failure, http_exception, read_fields, read_json
+from sdctl.local.sketch.webui_fields import RefusedError, failure, read_fields, read_json
 from sdctl.local.sketch.webui_jobs import Order, State, read_image, read_order, read_source
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class WebUi:
             "extra-batch-images": self._extra_batch, "options": self._set_options, "png-info": self._png_info,
             "interrupt": self._interrupt, "skip": self._skip, "refresh-checkpoints": self._refresh,
             "refresh-vae": self._refresh, "refresh-loras": self._refresh,
-            "refresh-embeddings": self._refresh, "unload-checkpoint": self._nothing, "reload-checkpoint": self._nothing,
+            "refresh-embeddings": self._refresh, "unload-checkpoint": self._nothing,
+            "reload-checkpoint": self._nothing,
         }  # fmt: skip
         gets: dict[str, Callable[[], Any]] = {
             "options": lambda: self._options, "cmd-flags": lambda: {"api": True, "runtime": RUNTIME},
@@ -59,7 +61,9 @@ class WebUi:
         routes = [web.post(prefix + name, handler) for name, handler in posts.items()]
         routes += [web.get(prefix + name, _getter(answer), allow_head=False) for name, answer in gets.items()]
         routes.append(web.get(prefix + "progress", self._progress, allow_head=False))
-        paths = {route.path: {route.method.lower(): {"responses": {"200": {}}}} for route in routes}
+        paths: dict[str, Any] = {
+            route.path: {route.method.lower(): {"responses": {"200": {}}}} for route in routes
+        }
         about = {"openapi": "3.0.2", "info": {"title": RUNTIME, "version": "1.10.1", "description": SENTENCE}}
         return [
             *routes,
@@ -134,20 +138,22 @@ class WebUi:
                 break
             state.job_no, state.sampling_step, state.sampling_steps = batch, 0, steps
             indices = range(batch * size, (batch + 1) * size)
-            finals = [await self.pace.run(lambda index=index: order.paint(index)) for index in indices]
-            self.state.preview = lambda first=finals[0]: encode_png(
-                unfinished(first, state.sampling_step / max(1, state.sampling_steps))
-            )
+            finals = [await self.pace.run(partial(order.paint, index)) for index in indices]
+            state.preview = partial(self._preview, finals[0])
             done = await self.pace.steps(steps, size, state.stop, self._step_done) / steps
             for index, final in zip(indices, finals, strict=True):
                 text = {"parameters": order.infotext(index), **notice()}
-                pngs.append(
-                    await self.pace.run(
-                        lambda final=final, text=text: encode_png(unfinished(final, done), text)
-                    )
-                )
+                left = await self.pace.run(partial(unfinished, final, done))
+                pngs.append(await self.pace.run(partial(encode_png, left, text)))
             state.job_no = batch + 1
         return pngs
+
+    def _preview(self, final: Any) -> bytes:
+        """Return the running picture as it is after this step."""
+        from sdctl.local.sketch.images import unfinished
+        from sdctl.local.sketch.png import encode_png
+
+        return encode_png(unfinished(final, self.state.sampling_step / max(1, self.state.sampling_steps)))
 
     def _step_done(self, step: int) -> None:
         self.state.sampling_step = step
@@ -183,10 +189,8 @@ class WebUi:
                 images = []
                 html = "<p></p>"
                 for text in texts:
-                    source = await self.pace.run(lambda text=text: read_image(text))
-                    html, png = await self.pace.run(
-                        lambda source=source: upscaled_answer(source, values, names)
-                    )
+                    source = await self.pace.run(partial(read_image, text))
+                    html, png = await self.pace.run(partial(upscaled_answer, source, values, names))
                     await self.pace.steps(1, 1, self.state.stop, self._step_done)
                     images.append(base64.b64encode(png).decode())
                     self.state.job_no += 1
@@ -296,6 +300,3 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         log.exception("a request failed", extra={"action": "request_failed", "path": request.path})
         answer = failure(type(error).__name__, str(error))
         return web.json_response(answer.body, status=answer.status)
-
-
-__all__ = ["WebUi", "errors_as_json", "http_exception"]

@@ -7,7 +7,8 @@ pydantic 1's. https://github.com/AUTOMATIC1111/stable-diffusion-webui/tree/v1.10
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,8 @@ _SIDE = Field("int", 512, low=MIN_SIDE, high=MAX_SIDE)
 _PROCESSING = _model(
     prompt="", negative_prompt="", styles="<list>", seed=-1, subseed=-1, subseed_strength=0.0,
     seed_resize_from_h=-1, seed_resize_from_w=-1, sampler_name="<str>", scheduler="<str>",
-    batch_size=1, n_iter=1, steps=Field("int", 50, high=10_000), cfg_scale=7.0, width=_SIDE, height=_SIDE, restore_faces="<bool>",
+    batch_size=1, n_iter=1, steps=Field("int", 50, high=10_000), cfg_scale=7.0, width=_SIDE, height=_SIDE,
+    restore_faces="<bool>",
     tiling="<bool>", do_not_save_samples=False, do_not_save_grid=False, eta="<float>",
     denoising_strength="<float>", s_min_uncond="<float>", s_churn="<float>", s_tmax="<float>",
     s_tmin="<float>", s_noise="<float>", override_settings="<dict>",
@@ -91,7 +93,8 @@ IMG2IMG = {
     **_PROCESSING,
     "denoising_strength": Field("float", 0.75, optional=True),
     **_model(
-        init_images="<list>", resize_mode=0, image_cfg_scale="<float>", mask="<str>", mask_blur_x=4, mask_blur_y=4,
+        init_images="<list>", resize_mode=0, image_cfg_scale="<float>", mask="<str>", mask_blur_x=4,
+        mask_blur_y=4,
         mask_blur="<int>", mask_round=True, inpainting_fill=0, inpaint_full_res=True,
         inpaint_full_res_padding=0, inpainting_mask_invert=0, initial_noise_multiplier="<float>",
         latent_mask="<str>",
@@ -210,7 +213,7 @@ def _float(value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise _FieldError("value is not a valid float", "type_error.float") from error
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise _FieldError("value is not a valid float", "type_error.float")
     return number
 
@@ -243,4 +246,11 @@ def _dict(value: Any) -> dict[str, Any]:
     raise _FieldError("value is not a valid dict", "type_error.dict")
 
 
-_CONVERTERS = {"int": _int, "float": _float, "str": _str, "bool": _bool, "list": _list, "dict": _dict}
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "int": _int,
+    "float": _float,
+    "str": _str,
+    "bool": _bool,
+    "list": _list,
+    "dict": _dict,
+}

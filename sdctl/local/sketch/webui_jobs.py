@@ -145,7 +145,8 @@ class Order:
 
     def extras(self) -> dict[str, Any]:
         """Return what the info says beyond the usual: denoising, hires fix, mask."""
-        values, more = self.values, {}
+        values = self.values
+        more: dict[str, Any] = {}
         if self.source is not None:
             more["Denoising strength"] = self.source.strength
             if self.source.mask is not None:
@@ -188,10 +189,12 @@ class Order:
         count = self.count
         return {
             "prompt": values["prompt"], "all_prompts": [values["prompt"]] * count,
-            "negative_prompt": values["negative_prompt"], "all_negative_prompts": [values["negative_prompt"]] * count,
+            "negative_prompt": values["negative_prompt"],
+            "all_negative_prompts": [values["negative_prompt"]] * count,
             "seed": self.seed, "all_seeds": [self.seed + index for index in range(count)],
             "subseed": self.subseed, "all_subseeds": [self.subseed + index for index in range(count)],
-            "subseed_strength": values["subseed_strength"], "width": values["width"], "height": values["height"],
+            "subseed_strength": values["subseed_strength"], "width": values["width"],
+            "height": values["height"],
             "sampler_name": sampler, "cfg_scale": values["cfg_scale"], "steps": values["steps"],
             "batch_size": values["batch_size"], "restore_faces": bool(values["restore_faces"]),
             "face_restoration_model": None, "sd_model_name": self.checkpoint.model_name,

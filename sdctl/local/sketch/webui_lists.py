@@ -10,7 +10,8 @@ from typing import Any
 # Name, alias, scheduler that the sampler brings along (or none).
 _SAMPLERS = (
     ("DPM++ 2M", "k_dpmpp_2m", "karras"), ("DPM++ SDE", "k_dpmpp_sde", "karras"),
-    ("DPM++ 2M SDE", "k_dpmpp_2m_sde", "exponential"), ("DPM++ 2M SDE Heun", "k_dpmpp_2m_sde_heun", "exponential"),
+    ("DPM++ 2M SDE", "k_dpmpp_2m_sde", "exponential"), ("DPM++ 2M SDE Heun", "k_dpmpp_2m_sde_heun",
+    "exponential"),
     ("DPM++ 2S a", "k_dpmpp_2s_a", "karras"), ("DPM++ 3M SDE", "k_dpmpp_3m_sde", "exponential"),
     ("Euler a", "k_euler_a", ""), ("Euler", "k_euler", ""), ("LMS", "k_lms", ""), ("Heun", "k_heun", ""),
     ("DPM2", "k_dpm_2", "karras"), ("DPM2 a", "k_dpm_2_a", "karras"), ("DPM fast", "k_dpm_fast", ""),
@@ -75,7 +76,8 @@ def upscalers(more: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 OPTIONS: dict[str, Any] = {
-    "samples_save": True, "samples_format": "png", "samples_filename_pattern": "", "save_images_add_number": True,
+    "samples_save": True, "samples_format": "png", "samples_filename_pattern": "",
+    "save_images_add_number": True,
     "grid_save": True, "grid_format": "png", "grid_only_if_multiple": True, "n_rows": -1, "jpeg_quality": 80,
     "webp_lossless": False, "save_incomplete_images": False, "face_restoration": False,
     "face_restoration_model": "CodeFormer", "code_former_weight": 0.5, "upscaler_for_img2img": None,
@@ -94,7 +96,8 @@ OPTIONS: dict[str, Any] = {
     "add_model_hash_to_info": True, "add_version_to_infotext": True, "live_previews_enable": True,
     "live_previews_image_format": "png", "show_progress_every_n_steps": 10, "show_progress_type": "Approx NN",
     "live_preview_refresh_period": 1000, "hide_samplers": [], "eta_ddim": 0.0, "eta_ancestral": 1.0,
-    "s_churn": 0.0, "s_tmin": 0.0, "s_tmax": 0.0, "s_noise": 1.0, "sigma_min": 0.0, "sigma_max": 0.0, "rho": 0.0,
+    "s_churn": 0.0, "s_tmin": 0.0, "s_tmax": 0.0, "s_noise": 1.0, "sigma_min": 0.0, "sigma_max": 0.0,
+    "rho": 0.0,
     "eta_noise_seed_delta": 0, "sd_noise_schedule": "Default", "sd_lora": "None", "sd_hypernetwork": "None",
     "lora_preferred_name": "Alias from file", "extra_networks_default_multiplier": 1.0, "ESRGAN_tile": 192,
     "ESRGAN_tile_overlap": 8, "DAT_tile": 192, "DAT_tile_overlap": 8, "control_net_unit_count": 3,

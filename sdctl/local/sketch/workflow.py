@@ -112,7 +112,7 @@ def _model_name(value: Any) -> str:
 
 
 def sampled(sampling: Sampling, frames: tuple[Bytes, ...], inputs: Inputs, class_type: str) -> Result:
-    """Return what a sampler hands on: its latent, and for samplers that return more, everything it was given."""
+    """Return what a sampler hands on: its latent; custom ones return all that they were given too."""
     latent = Latent(sampling.latent.width, sampling.latent.height, len(frames), frames)
     return Result((), latent if class_type in _SAMPLERS else Bundle(class_type, {"latent": latent, **inputs}))
 
@@ -325,8 +325,8 @@ def _empty_image(inputs: Inputs) -> Result:
     import numpy as np
 
     batch = max(1, int(find_number(inputs.get("batch_size"), ("value",)) or 1))
-    sides = (find_number(inputs.get(side), ("value",)) or 512 for side in ("width", "height"))
-    width, height = checked_size(*sides, batch)
+    wide, high = (find_number(inputs.get(side), ("value",)) or 512 for side in ("width", "height"))
+    width, height = checked_size(wide, high, batch)
     colour = int(find_number(inputs.get("color"), ("value",)) or 0)
     plain = np.empty((height, width, 3), np.uint8)
     plain[:] = (colour >> 16 & 255, colour >> 8 & 255, colour & 255)
@@ -347,14 +347,16 @@ _HANDLERS: dict[str, Callable[[Inputs], Result]] = {
     "VAEEncode": _encode, "VAEEncodeTiled": _encode, "VAEEncodeForInpaint": _encode,
     "SetLatentNoiseMask": _set_mask, "VAEDecode": _decode, "VAEDecodeTiled": _decode,
     "ImageScale": _scale_image, "ImageScaleBy": _scale_image, "ImageScaleToTotalPixels": _scale_image,
-    "ImageUpscaleWithModel": _upscale_with_model, "LatentUpscale": _scale_latent, "LatentUpscaleBy": _scale_latent,
-    "RepeatLatentBatch": _repeat, "RepeatImageBatch": _repeat, "ImageBatch": _batch, "EmptyImage": _empty_image,
+    "ImageUpscaleWithModel": _upscale_with_model, "LatentUpscale": _scale_latent,
+    "LatentUpscaleBy": _scale_latent,
+    "RepeatLatentBatch": _repeat, "RepeatImageBatch": _repeat, "ImageBatch": _batch,
+    "EmptyImage": _empty_image,
     "ImageInvert": _invert,
 }  # fmt: skip
 
 
 def picture_for(class_type: str, inputs: Inputs) -> Pictures:
-    """Return what an output node is to save; where nothing leads to a picture, one drawn from what is there."""
+    """Return what an output node is to save; if nothing leads to a picture, one drawn for it."""
     from sdctl.local.sketch.drawing import Wish, draw
 
     everything = Bundle(class_type, inputs)
@@ -370,7 +372,7 @@ def picture_for(class_type: str, inputs: Inputs) -> Pictures:
 
 
 def animation(
-    pictures: Pictures, kind: str, fps: float, lossless: bool, quality: int, facts: dict[str, str]
+    pictures: Pictures, kind: str, *, fps: float, lossless: bool, quality: int, facts: dict[str, str]
 ) -> bytes:
     """Encode frames as an animated WEBP, PNG or GIF; `facts` go into its metadata as far as it has any."""
     from PIL import Image, PngImagePlugin
