@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sdctl.config.model import Config
@@ -36,6 +37,15 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def rendered(name: str, **changes: Any) -> Stack:
     """Render one of the configurations, with top-level keys changed."""
+    return _render(name, **changes) if changes else _kept(name)
+
+
+@cache
+def _kept(name: str) -> Stack:
+    return _render(name)
+
+
+def _render(name: str, **changes: Any) -> Stack:
     target, document = CONFIGS[name]
     config = Config.model_validate(document | changes)
     keys = {package: f"functions/{package}.zip" for package in code_parameters().values()}

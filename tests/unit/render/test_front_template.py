@@ -289,18 +289,14 @@ def test_the_index_holds_all_that_a_listed_task_shows_but_not_its_body() -> None
 
 
 def test_values_cannot_break_out_of_their_place() -> None:
-    variables = resources("several-runtimes", "AWS::Lambda::Function")["ApiFunction"]["Properties"][
-        "Environment"
-    ]
-    known = json.loads(variables["Variables"]["RUNTIMES"])
-    assert known[0]["checkpoint"] == 'a "b" ${AWS::Region}\u0085.safetensors'
+    nasty = 'a "b" ${AWS::Region}\u0085\u2028: {c.safetensors'
+    runtimes = [{"name": "a", "type": "sdwebui", "modelFilename": nasty}]
+    known = json.loads(variables("guide", "ApiFunction", modelsRuntime=runtimes)["RUNTIMES"])
+    assert known[0]["checkpoint"] == nasty
 
 
 def test_a_long_list_of_runtimes_travels_compressed() -> None:
-    variables = resources("many-runtimes", "AWS::Lambda::Function")["ApiFunction"]["Properties"][
-        "Environment"
-    ]
-    text = variables["Variables"]["RUNTIMES"]
+    text = variables("many-runtimes", "ApiFunction")["RUNTIMES"]
     assert text.startswith("gz:")
     assert len(json.loads(gzip.decompress(base64.b64decode(text[3:])))) == 60
 
