@@ -19,7 +19,9 @@ class Live:
     """Shows on stderr how tasks go: one line that changes on a terminal, else a line a new status."""
 
     def __init__(self, count: int) -> None:
-        self._is_live = count == 1 and sys.stderr.isatty() and not context.current().quiet
+        options = context.current()
+        is_shared = options.is_json and sys.stdout.isatty()  # a line of JSON would run into the live line
+        self._is_live = count == 1 and sys.stderr.isatty() and not options.quiet and not is_shared
         self._started = time.monotonic()
         self._told: dict[str, str] = {}
 
@@ -28,7 +30,9 @@ class Live:
         percent = f" {task.progress:.0%}" if task.progress is not None and not task.is_ended else ""
         attempt = f", attempt {task.attempts}" if task.attempts > 1 else ""
         words = f"{task.id}  {task.status}{percent}{attempt}"
-        if self._is_live:
+        if self._is_live and task.is_ended:
+            output.draw(_CLEAR_LINE)
+        elif self._is_live:
             seconds = time.monotonic() - self._started
             output.draw(f"{_CLEAR_LINE}{output.printable(words)}  {seconds:.0f} s")
         elif self._told.get(task.id) != task.status + attempt:
@@ -71,7 +75,6 @@ def wait(
         if folder is not None and task.image_url and task.is_ended:
             from sdctl.tasks.files import download_outputs
 
-            live.end()
             files[task.id] = download_outputs(task, folder, api.transport, report=output.detail)
         on_change(task, files.get(task.id, ()))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -29,10 +31,14 @@ def init(
     path = context.current().config or Path(_DEFAULT_NAME)
     if path.exists() and not output.confirm(f"{path} exists. Overwrite it?"):
         raise typer.Exit(1)
-    from sdctl.config.example import EXAMPLE
+    from sdctl.config.example import example_text
 
+    text = example_text()
+    stack_name = context.current().stack_name
+    if stack_name is not None:
+        text = re.sub(r"(?m)^stackName:.*$", lambda _: f"stackName: {json.dumps(stack_name)}", text)
     try:
-        path.write_text(EXAMPLE, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from error
     output.note("Next: sdctl deploy --plan, or sdctl deploy --target local")

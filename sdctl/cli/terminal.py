@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import re
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,8 @@ MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 _MAX_COLUMNS: Final = 72
 _SIXEL_PIXELS: Final = 512
 _SIXEL_COLORS: Final = 128
+_SIXEL_CHARACTERS: Final = bytes(63 + value % 64 for value in range(256))
+_RUN: Final = re.compile(r"(.)\1{3,}")
 # https://sw.kovidgoyal.net/kitty/graphics-protocol/#remote-client
 _KITTY_CHUNK: Final = 4096
 
@@ -149,10 +152,20 @@ def _sixel(image: Any) -> str:
     for top in range(0, height, 6):
         band = [pixels[y * width : (y + 1) * width] for y in range(top, min(top + 6, height))]
         for color in sorted(set(b"".join(band))):
-            bits = (sum((row[x] == color) << y for y, row in enumerate(band)) for x in range(width))
-            parts.append(f"#{color}" + "".join(chr(63 + bit) for bit in bits) + "$")
+            parts.append(f"#{color}{_sixel_row(band, color)}$")
         parts.append("-")
     return "".join(parts) + "\x1b\\"
+
+
+def _sixel_row(band: list[bytes], color: int) -> str:
+    """Encode where a colour stands in up to six rows: a character per column, runs shortened."""
+    bits = 0
+    for y, row in enumerate(band):
+        mask = bytearray(256)
+        mask[color] = 1 << y
+        bits |= int.from_bytes(row.translate(mask), "big")
+    columns = bits.to_bytes(len(band[0]), "big").translate(_SIXEL_CHARACTERS).decode("ascii")
+    return _RUN.sub(lambda run: f"!{len(run[0])}{run[1]}", columns)
 
 
 def _half_blocks(image: Any, columns: int, *, is_true_color: bool) -> str:

@@ -86,9 +86,12 @@ def input_url(api: TaskApi, source: str, *, images_only: bool = True) -> str:
             content_type = _checked_type(path, file.read(16), size, images_only=images_only)
             file.seek(0)
             ticket = api.create_upload(_safe_name(path.name, "input"), content_type, size)
-            split_url(ticket.upload_url)
             reply = api.transport.upload(
-                ticket.upload_url, file, size, {"Content-Type": content_type}, stall_seconds=STALL_SECONDS
+                _checked_link(ticket.upload_url),
+                file,
+                size,
+                {"Content-Type": content_type},
+                stall_seconds=STALL_SECONDS,
             )
     except FileNotFoundError as error:
         raise NotFoundError(
@@ -101,6 +104,15 @@ def input_url(api: TaskApi, source: str, *, images_only: bool = True) -> str:
             f"the upload of {source} was refused: HTTP {reply.status}", status=reply.status, api_code="upload"
         )
     return ticket.input_url
+
+
+def _checked_link(link: str) -> str:
+    """Return a link that the API gave, if it leads to a web server."""
+    try:
+        split_url(link)
+    except UsageError as error:
+        raise ApiError(f"the API gave a bad link: {error.message}", api_code="bad_answer") from error
+    return link
 
 
 def _checked_type(path: Path, start: bytes, size_bytes: int, *, images_only: bool) -> str:
@@ -194,7 +206,7 @@ def _fetch(link: str, path: Path, transport: Transport, clock: Clock) -> None:
 
 
 def _body(link: str, transport: Transport) -> Iterator[bytes]:
-    download = transport.download(link, stall_seconds=STALL_SECONDS)
+    download = transport.download(_checked_link(link), stall_seconds=STALL_SECONDS)
     try:
         if download.status != 200:
             raise ApiError(
