@@ -166,33 +166,40 @@ class _Canvas:
         """Paint ridges from far to near: each a colour table from its lit edge down to its misty foot."""
         dice, width, height = self.dice, self.width, self.height
         base = self.horizon if lowest is None else lowest
-        index = np.zeros((height, width), np.int16)
-        y = np.arange(height, dtype=np.float32)[:, None] / height
-        grain = noise(dice, f"{name} rock", *self._half(), cells=(14, 18), octaves=3)
-        rock = np.asarray(Image.fromarray(grain).resize((width, height), Image.Resampling.BILINEAR))
-        tables = [np.zeros((_SHADES, 3), np.uint8)]
         smooth = self.scene.place in ("desert", "meadow") or name == "near"
-        for layer in range(layers):
-            part = (layer + 1) / (layers + 1) if name == "far" else 0.78 + 0.22 * layer
-            line = profile(
-                dice,
-                f"{name}{layer}",
-                width,
-                cells=2 + layer,
-                octaves=3 if smooth else 7,
-                roughness=0.34 if smooth else 0.52,
-            )
-            top = base - spread * (1 - layer / max(layers, 1)) * 0.55 + line * spread * 0.62 + layer * 0.02
+        shape = {"octaves": 3, "roughness": 0.34} if smooth else {"octaves": 7, "roughness": 0.52}
+        lines = [
+            profile(dice, f"{name}{layer}", width, cells=2 + layer, octaves=int(shape["octaves"]),
+                    roughness=shape["roughness"])
+            for layer in range(layers)
+        ]  # fmt: skip
+        tops = [
+            ((base - spread * (1 - layer / layers) * 0.55 + layer * 0.02 + line * spread * 0.62) * height)
+            for layer, line in enumerate(lines)
+        ]
+        # Nothing is painted above the highest ridge, so no work is done there.
+        first = min(height - 1, max(0, int(min(top.min() for top in tops))))
+        half = self._half()
+        grain = (
+            noise(dice, f"{name} rock", *half, cells=(14, 18), octaves=3) - np.float32(0.5)
+        ) * np.float32(34)
+        rock = np.asarray(Image.fromarray(grain).resize((width, height), Image.Resampling.BILINEAR))[first:]
+        index = np.zeros((height - first, width), np.int16)
+        y = np.arange(first, height, dtype=np.float32)[:, None]
+        tables = [np.zeros((_SHADES, 3), np.uint8)]
+        for layer, (line, top) in enumerate(zip(lines, tops, strict=True)):
             lit = np.clip(0.5 - _slope(line) * (0.10 if self.sun[0] > 0.5 else -0.10), 0, 1)
-            depth = np.clip((y - top[None, :].astype(np.float32)) * np.float32(2.3), 0, 1)
-            shade = depth * 30 + (rock - np.float32(0.5)) * np.float32(34)
-            shade += (1 - lit).astype(np.float32)[None, :] * 22
-            tables.append(self._ridge_table(part))
-            here = y >= top[None, :]
-            value = np.clip(shade, 0, _SHADES - 1).astype(np.int16) + np.int16((layer + 1) * _SHADES)
-            index = np.where(here, value, index)
-        colours = np.concatenate(tables)[index]
-        self.pixels = np.where((index >= _SHADES)[..., None], colours, self.pixels)
+            below = y - top[None, :].astype(np.float32)
+            shade = np.minimum(below * np.float32(69 / height), np.float32(30))
+            shade += rock
+            shade += ((1 - lit) * 22).astype(np.float32)[None, :]
+            np.clip(shade, 0, _SHADES - 1, out=shade)
+            shade += (layer + 1) * _SHADES
+            np.copyto(index, shade, where=below >= 0, casting="unsafe")
+            far_part = (layer + 1) / (layers + 1)
+            tables.append(self._ridge_table(far_part if name == "far" else 0.78 + 0.22 * layer))
+        colours = np.take(np.concatenate(tables), index, axis=0)
+        np.copyto(self.pixels[first:], colours, where=(index >= _SHADES)[..., None])
 
     def _ridge_table(self, part: float) -> Bytes:
         far, near = np.array(self.light.far, np.float32), np.array(self.light.near, np.float32)
@@ -322,10 +329,12 @@ class _Canvas:
         width, height = self.width, self.height
         x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
         y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-        fade = 256 - (x * x + y * y) * np.float32(27)
-        grain = (self.dice.octets("grain", width * height).reshape(height, width) & 7).astype(np.int32)
-        dimmed = self.pixels * fade.astype(np.uint16)[..., None] + (grain * 160)[..., None]
-        return np.asarray(np.minimum(dimmed >> 8, 255), np.uint8)
+        # 255 * 250 and the strongest grain together stay within 16 bits.
+        fade = (250 - (x * x + y * y) * np.float32(27)).astype(np.uint16)
+        grain = (self.dice.octets("grain", width * height).reshape(height, width) & 7).astype(np.uint16)
+        dimmed = self.pixels * fade[..., None]
+        dimmed += (grain * np.uint16(160))[..., None]
+        return (dimmed >> 8).astype(np.uint8)
 
 
 def _slope(line: Floats) -> Floats:
