@@ -34,6 +34,7 @@ class ServedApp:
         if self._runner is not None:
             self.run(self._runner.cleanup())
             self._runner = None
+        self.run(self._cancel_rest())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
@@ -41,6 +42,12 @@ class ServedApp:
     @property
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
+
+    async def _cancel_rest(self) -> None:
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _start(self) -> None:
         self._runner = web.AppRunner(self._app, access_log=None, shutdown_timeout=0.1)

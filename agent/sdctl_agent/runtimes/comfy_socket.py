@@ -35,12 +35,15 @@ class ComfySocket:
     `client_id` is what a prompt has to be posted with so that its events come here.
     """
 
-    def __init__(self, base_url: str, on_event: OnEvent, on_frame: OnFrame) -> None:
+    def __init__(
+        self, base_url: str, on_event: OnEvent, on_frame: OnFrame, on_close: Callable[[], None]
+    ) -> None:
         self.client_id = uuid.uuid4().hex
         self.is_open = False
         self._url = "ws" + base_url.removeprefix("http") + "/ws"
         self._on_event = on_event
         self._on_frame = on_frame
+        self._on_close = on_close
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._connection: ClientConnection | None = None
@@ -71,8 +74,10 @@ class ComfySocket:
                     pause = FIRST_PAUSE_SECONDS
             except (WebSocketException, OSError, EOFError) as error:
                 log.debug("the socket of the runtime is closed: %s", type(error).__name__)
-            self.is_open = False
-            self.client_id = uuid.uuid4().hex
+            if self.is_open:
+                self.is_open = False
+                self.client_id = uuid.uuid4().hex
+                self._on_close()
             self._ended.wait(pause)
             pause = min(LONGEST_PAUSE_SECONDS, pause * 2)
 

@@ -92,6 +92,14 @@ class Watcher:
             run.sight.next_look = min(run.sight.next_look, self._clock())
             self._changed.notify()
 
+    def wake_all(self) -> None:
+        """Look at every run at once, since the server may be gone."""
+        with self._changed:
+            for run in self._runs.values():
+                run.sight.next_look = min(run.sight.next_look, self._clock())
+                run.sight.next_queue_look = 0
+            self._changed.notify()
+
     def hear(self, kind: str, data: dict[str, Any]) -> None:
         """Take an event of the socket; those of other people's prompts are none of ours."""
         run = self._runs.get(str(data.get("prompt_id")))
@@ -180,7 +188,7 @@ class Watcher:
         entry = document.get(run.prompt_id) if isinstance(document, dict) else None
         if not isinstance(entry, dict):
             return False
-        if not run.awaits_frames(self._clock()):
+        if not (self._is_socket_of(run.client_id) and run.awaits_frames(self._clock())):
             run.finish(entry)
         return True
 

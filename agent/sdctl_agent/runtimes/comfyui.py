@@ -59,7 +59,9 @@ class ComfyUiRuntime:
             is_socket_of=self._is_socket_of,
             clock=clock,
         )
-        self.socket = ComfySocket(self.server.base_url, self.watcher.hear, self.watcher.take_frame)
+        self.socket = ComfySocket(
+            self.server.base_url, self.watcher.hear, self.watcher.take_frame, self.watcher.wake_all
+        )
 
     def is_ready(self, timeout_seconds: float) -> bool:
         """Tell whether the server answers and is not stuck at a prompt that was given up."""

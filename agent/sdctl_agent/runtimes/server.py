@@ -251,9 +251,10 @@ def _connection_errors() -> Iterator[None]:
     """Turn what urllib3 raises into the agent's errors; addresses of the library stay out of the text."""
     try:
         yield
+    except urllib3.exceptions.NewConnectionError as error:
+        # A refused connection; for urllib3 it is a kind of ConnectTimeoutError, so it comes first.
+        raise ServerGoneError("the runtime cannot be reached") from error
     except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.ReadTimeoutError) as error:
         raise ServerSilentError("the runtime does not answer in time") from error
-    except urllib3.exceptions.NewConnectionError as error:
-        raise ServerGoneError("the runtime cannot be reached") from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise ServerGoneError(f"the connection to the runtime broke ({type(error).__name__})") from error
