@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -39,6 +40,7 @@ _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _PASSING: Final = (408, 425, 429)
 _PORTS: Final = {"http": 80, "https": 443}
 _PORT_FORM: Final = range(1, 65536)
+_HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 MAX_ADDRESSES: Final = 4
 MAX_POOLS: Final = 16
 CHUNK_BYTES: Final = 64 * 1024
@@ -121,15 +123,26 @@ def parse_target(url: str) -> _Target:
         raise PermanentError(f'inputs come by http, https or s3, not "{scheme}"', code=REFUSED)
     if "@" in parts.netloc or "%" in host or not host:
         raise PermanentError("an input URL has no host, or a user name or zone in it", code=REFUSED)
-    try:
-        host = host if ":" in host or host.isascii() else host.encode("idna").decode("ascii")
-    except UnicodeError as error:
-        raise PermanentError("an input URL's host is not a valid name", code=REFUSED) from error
+    host = _ascii_host(host)
     if port is not None and port not in _PORT_FORM:
         raise PermanentError("an input URL's port is not valid", code=REFUSED)
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
-    return _Target(scheme, host.lower(), port or _PORTS[scheme], f"{path}?{query}" if query else path)
+    return _Target(scheme, host, port or _PORTS[scheme], f"{path}?{query}" if query else path)
+
+
+def _ascii_host(host: str) -> str:
+    """Return a host as it goes on the wire: a name in ASCII, or an address."""
+    try:
+        if ":" in host:
+            return str(ipaddress.IPv6Address(host))
+        name = (host if host.isascii() else host.encode("idna").decode("ascii")).lower()
+    except ValueError as error:
+        raise PermanentError("an input URL's host is not a valid name", code=REFUSED) from error
+    # Checked after the conversion, which turns some characters into spaces, slashes or dots.
+    if not _HOST.fullmatch(name):
+        raise PermanentError("an input URL's host is not a valid name", code=REFUSED)
+    return name
 
 
 class Inputs:
