@@ -345,8 +345,11 @@ def _message(error: Mapping[str, Any]) -> str:
     fields = error.get("fields")
     for one in fields if isinstance(fields, list) else []:
         if isinstance(one, dict):
-            path = f"{one['path']}: " if one.get("path") else ""
-            lines.append(f"  {path}{one.get('message', '')}")
+            line = (
+                f"{one['path']}: {one.get('message', '')}" if one.get("path") else f"{one.get('message', '')}"
+            )
+            if line not in lines[0]:  # a single problem may be the message already
+                lines.append(f"  {line}")
     return "\n".join(lines)
 
 
