@@ -1,14 +1,10 @@
-"""The function's entry, on the queue that takes every message of the input topic for a moment.
-
-A message that a runtime's queue takes is forgotten here; any other goes to the queue `unrouted`, whose
-alarm tells people.
-"""
+"""The function's entry, on the intake queue: copies what reaches no runtime to the unrouted queue."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sdctl.contract import RuntimeInfo
@@ -18,27 +14,28 @@ from sdctl_lambda.records import settle_each
 from sdctl_lambda.settings import read_runtimes
 
 
+class Unrouted:
+    """Keeps the messages that no runtime's queue takes; the others are dropped here, their queue has them."""
+
+    def __init__(self, runtimes: Mapping[str, RuntimeInfo], queue_url: str, aws: Aws) -> None:
+        self._runtimes = runtimes
+        self._queue_url = queue_url
+        self._aws = aws
+
+    def settle(self, record: Mapping[str, Any]) -> dict[str, object]:
+        """Forward one record as it is, unless it has a route."""
+        runtime = routed_runtime(envelope_attributes(record["body"]), self._runtimes)
+        if runtime is not None:
+            return {"runtime": runtime.name}
+        self._aws.client("sqs").send_message(QueueUrl=self._queue_url, MessageBody=record["body"])
+        return {"runtime": None}
+
+
 @functools.cache
-def _aws() -> Aws:
-    return Aws()
+def _unrouted() -> Unrouted:
+    return Unrouted(read_runtimes(os.environ["RUNTIMES"]), os.environ["UNROUTED_QUEUE_URL"], Aws())
 
 
 def handle(event: Mapping[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
-    """Settle one batch of the intake queue."""
-    runtimes = read_runtimes(os.environ["RUNTIMES"])
-    queue_url = os.environ["UNROUTED_QUEUE_URL"]
-
-    def keep(body: str) -> None:
-        _aws().client("sqs").send_message(QueueUrl=queue_url, MessageBody=body)
-
-    return settle_each(event, lambda record: settle(record, runtimes, keep))
-
-
-def settle(
-    record: Mapping[str, Any], runtimes: Mapping[str, RuntimeInfo], keep: Callable[[str], None]
-) -> dict[str, object]:
-    """Keep one message where no runtime's queue takes it."""
-    if routed_runtime(envelope_attributes(record["body"]), runtimes) is not None:
-        return {"is_routed": True}
-    keep(record["body"])
-    return {"is_routed": False}
+    """Settle one batch; a message that cannot be forwarded now is received again."""
+    return settle_each(event, _unrouted().settle)

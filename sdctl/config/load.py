@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sdctl.config import rules
-from sdctl.config.model import DEFAULT_CHECKPOINT, DEFAULT_RUNTIME_NAME, Config
+from sdctl.config.model import DEFAULT_CHECKPOINT, DEFAULT_RUNTIME, Config
 from sdctl.contract import found, nearest
 from sdctl.errors import ConfigError
 
@@ -175,8 +175,7 @@ def _apply(document: dict[str, Any], overrides: Overrides) -> None:
 
 def _overridden_runtimes(document: dict[str, Any], overrides: Overrides) -> list[dict[str, Any]]:
     """Find whom the flags mean: the only runtime, the one named, or (for a snapshot) all of them."""
-    default = {"name": DEFAULT_RUNTIME_NAME, "type": "sdwebui", "modelFilename": DEFAULT_CHECKPOINT}
-    runtimes = document.setdefault("modelsRuntime", [default])
+    runtimes = document.setdefault("modelsRuntime", [dict(DEFAULT_RUNTIME)])
     if not isinstance(runtimes, list) or not all(isinstance(runtime, dict) for runtime in runtimes):
         return []  # the check of the document says what is wrong
     if len(runtimes) == 1 or not (overrides.runtime_name or overrides.runtime_type):

@@ -17,6 +17,11 @@ from sdctl.contract import MAX_ATTEMPTS_DEFAULT
 DEFAULT_STACK_NAME: Final = "sdoneks"
 DEFAULT_RUNTIME_NAME: Final = "sdruntime"
 DEFAULT_CHECKPOINT: Final = "v1-5-pruned-emaonly.safetensors"
+DEFAULT_RUNTIME: Final = {
+    "name": DEFAULT_RUNTIME_NAME,
+    "type": "sdwebui",
+    "modelFilename": DEFAULT_CHECKPOINT,
+}
 # CloudFormation takes 128 characters; what we append and IAM's 64 for a role's name leave this much.
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/APIReference/API_CreateStack.html
 STACK_NAME_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9-]{0,47}$"
@@ -66,8 +71,8 @@ class Section(BaseModel):
 class Throttle(Section):
     """Requests a second that one API key may make, and its burst."""
 
-    rate_limit: float = Field(30, gt=0, le=10_000)
-    burst_limit: int = Field(50, gt=0, le=10_000)
+    rate_limit: float = Field(default=30, gt=0, le=10_000)
+    burst_limit: int = Field(default=50, gt=0, le=10_000)
 
 
 class ApiConfig(Section):
@@ -91,7 +96,7 @@ class ClusterComponents(Section):
     """The nodes that run everything but the runtimes."""
 
     instance_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+\.[a-z0-9-]+$")] = "m7g.large"
-    desired_count: int = Field(2, ge=1, le=50)
+    desired_count: int = Field(default=2, ge=1, le=50)
 
 
 class NetworkConfig(Section):
@@ -101,17 +106,17 @@ class NetworkConfig(Section):
     nat_mode: Literal["single", "perZone", "none"] = "single"
     vpc_id: Annotated[str, StringConstraints(pattern=r"^vpc-[0-9a-f]{8,17}$")] | None = None
     subnet_ids: tuple[Annotated[str, StringConstraints(pattern=r"^subnet-[0-9a-f]{8,17}$")], ...] = Field(
-        (), strict=False
+        default=(), strict=False
     )
 
 
 class QueueAgentConfig(Section):
     """Settings of every queue agent."""
 
-    max_attempts: int = Field(MAX_ATTEMPTS_DEFAULT, ge=1, le=20)
-    task_timeout_seconds: int = Field(3600, ge=10, le=11 * 3600)
+    max_attempts: int = Field(default=MAX_ATTEMPTS_DEFAULT, ge=1, le=20)
+    task_timeout_seconds: int = Field(default=3600, ge=10, le=11 * 3600)
     notify_running: bool = False
-    input_allowlist: tuple[Text, ...] = Field((), strict=False)
+    input_allowlist: tuple[Text, ...] = Field(default=(), strict=False)
 
 
 class RuntimeConfig(Section):
@@ -155,9 +160,9 @@ class Config(Section):
 
     stack_name: Annotated[str, StringConstraints(pattern=STACK_NAME_PATTERN)] = DEFAULT_STACK_NAME
     model_bucket_arn: BucketArn | None = None
-    api: ApiConfig = Field(ApiConfig(), alias="APIGW")
+    api: ApiConfig = Field(default=ApiConfig(), alias="APIGW")
     runtimes: tuple[RuntimeConfig, ...] = Field(
-        (RuntimeConfig(name=DEFAULT_RUNTIME_NAME, type="sdwebui", modelFilename=DEFAULT_CHECKPOINT),),
+        default=(RuntimeConfig.model_validate(DEFAULT_RUNTIME),),
         alias="modelsRuntime",
         strict=False,
         min_length=1,

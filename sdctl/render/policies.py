@@ -54,6 +54,8 @@ def api_statements(model_bucket: str) -> list[Statement]:
         # A presigned URL can do what its signer may: reading any output, writing below our own prefix only.
         allow(["s3:GetObject"], [_output_objects("*")]),
         allow(["s3:PutObject"], [_output_objects(f"{RESERVED_PREFIX}/*")]),
+        # Without it S3 answers 403 and not 404 to what has expired.
+        allow(["s3:ListBucket"], [{"Fn::GetAtt": ["OutputBucket", "Arn"]}]),
         allow(["s3:ListBucket"], [{"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{model_bucket}"}]),
     ]
 
@@ -73,7 +75,7 @@ def sweep_statements() -> list[Statement]:
         allow(["dynamodb:GetItem", "dynamodb:UpdateItem"], [_TABLE]),
         allow(["dynamodb:Query"], [_index("open")]),
         allow(["sns:Publish"], [_INPUT_TOPIC, _OUTPUT_TOPIC]),
-        allow(["s3:GetObject"], [_output_objects(f"{RESERVED_PREFIX}/tasks/*")]),
+        allow(["s3:PutObject"], [_output_objects(f"{RESERVED_PREFIX}/tasks/*")]),
     ]
 
 
