@@ -97,7 +97,8 @@ def _await_health(process: subprocess.Popen[bytes], port: int, timeout_seconds: 
 
 def client(service: str, port: int) -> Any:
     """Make a client of the emulator."""
-    return boto3.client(
+    make: Any = boto3.client  # its types know service names only as literals
+    return make(
         service,
         endpoint_url=f"http://127.0.0.1:{port}",
         region_name=REGION,
@@ -268,7 +269,7 @@ class Front:
 
     def messages(self, queue: str) -> list[dict[str, Any]]:
         """Take all messages out of a queue: each is its SNS envelope."""
-        taken = []
+        taken: list[dict[str, Any]] = []
         while True:
             answer = self.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, WaitTimeSeconds=0)
             messages = answer.get("Messages", [])

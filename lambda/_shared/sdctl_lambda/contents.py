@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from botocore.exceptions import ClientError
 
 from sdctl import contract, task_record
 from sdctl.contract import Task
 from sdctl_lambda.aws import Aws, error_code
+
+CONTENT_PREFIX: Final = f"{contract.RESERVED_PREFIX}/tasks/"
 
 
 class ContentLostError(Exception):
@@ -39,8 +42,10 @@ class Contents:
         The bucket's lifecycle counts from an object's last write, so it is copied onto itself.
 
         Raises:
-            ContentLostError: it is gone.
+            ContentLostError: it is gone, or was never ours: a direct publish may point anywhere.
         """
+        if row.body_bucket != self._bucket or not row.body_key.startswith(CONTENT_PREFIX):
+            raise ContentLostError(row.id)
         place = {"Bucket": row.body_bucket, "Key": row.body_key}
         try:
             self._aws.client("s3").copy_object(

@@ -319,6 +319,19 @@ def test_a_task_whose_content_is_gone_is_not_retried(front: Front, api: Worker) 
     assert front.row("t-1").status == "failed"
 
 
+@pytest.mark.parametrize(
+    ("bucket", "key"), [("elsewhere", ".sdctl/tasks/t/x.json"), ("", "output/t/secret.png")]
+)
+def test_a_pointer_that_is_not_ours_is_not_followed(front: Front, api: Worker, bucket: str, key: str) -> None:
+    task = Task(
+        "t-1", "sdweb", "text-to-image", {}, route=("runtime", "sdweb"), pointer=(bucket or front.bucket, key)
+    )
+    ending = Ending("failed", now(), error={"code": "why", "message": "because"})
+    front.update(task_record.end_unseen_call(task, ending, submitted_ms=now()))
+    assert change(api, "t-1", "retry").code == "task_ended"
+    assert "s3.copy_object" not in api.calls
+
+
 @pytest.mark.parametrize("seen", ["queued", "running"])
 def test_a_cancel_that_an_agent_outruns_acts_on_what_is_there(front: Front, api: Worker, seen: str) -> None:
     """The first write meets a state that changed after the read: it reads again."""
