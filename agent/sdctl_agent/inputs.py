@@ -17,7 +17,7 @@ import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -446,7 +446,8 @@ def s3_objects(client: Callable[[], Any]) -> OpenObject:
             code = error_code(error)
             kind = PermanentError if code in _MISSING else TransientError
             raise kind(f"{shown} cannot be read: {code}", code=UNREACHABLE) from error
-        with answer["Body"] as body:
+        # Not `with answer["Body"]`, which gives the bare urllib3 response.
+        with closing(answer["Body"]) as body:
             try:
                 yield body.iter_chunks(CHUNK_BYTES)
             except AWS_FAILURES as error:
