@@ -26,9 +26,10 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         url = sqs.create_queue(QueueName="sdruntime")["QueueUrl"]
         arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+        outputs = {"sdNotificationLambdaARN": topic, "OutputS3Bucket": "bucket"}
         record = Deployment(
-            stack_name="s", region="us-east-1", target="aws", folder=str(tmp_path),
-            runtimes={"sdruntime": "sdwebui"}, outputs={"sdNotificationLambdaARN": topic, "OutputS3Bucket": "bucket"},
+            stack_name="s", region="us-east-1", target="aws", folder=str(tmp_path), outputs=outputs,
+            runtimes={"sdruntime": "sdwebui"},
         )  # fmt: skip
         Deployments(tmp_path / "sdctl-home").record(record)
         yield sqs, url
