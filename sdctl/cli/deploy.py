@@ -140,13 +140,13 @@ def _show_plan(plan: Plan) -> None:
 
 def _write_config(loaded: Loaded) -> None:
     """Write the configuration that a dry run shows; a file that is there already stays as it is."""
-    from sdctl.config.example import render_config
+    from sdctl.config.write import config_text
 
     path = loaded.path or context.current().config or Path("sdctl.yaml")
     if path.exists():
         output.note(f"{path} is there already and is not changed")
         return
-    path.write_text(render_config(loaded.config), encoding="utf-8")
+    path.write_text(config_text(loaded.config), encoding="utf-8")
     output.note(f"wrote {path}")
 
 

@@ -91,22 +91,30 @@ def _api_lines(deployment: Deployment, *, lines: int, is_followed: bool) -> Iter
     session = access.aws(deployment)
     group = _api_log_group(deployment, session)
     client = session.client("logs")
-    since_ms, seen = int((datetime.now(UTC).timestamp() - _API_WINDOW_SECONDS) * 1000), set[str]()
+    since_ms = int((datetime.now(UTC).timestamp() - _API_WINDOW_SECONDS) * 1000)
+    seen: set[tuple[Any, ...]] = set()
+    is_first = True
     while True:
         events: list[dict[str, Any]] = []
         with aws_errors("read the API's log"):
             pages = client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since_ms)
             for page in pages:
-                events += [event for event in page["events"] if event["eventId"] not in seen]
+                events += [event for event in page["events"] if _identity(event) not in seen]
         events.sort(key=lambda event: int(event["timestamp"]))
-        for event in events if seen else events[-lines:] if lines else []:
-            yield LogLine(_API, str(event["message"]).rstrip())
-        seen.update(str(event["eventId"]) for event in events)
+        shown = events if not is_first else events[-lines:] if lines else []
+        yield from (LogLine(_API, str(event["message"]).rstrip()) for event in shown)
+        is_first = False
+        seen.update(map(_identity, events))
         if not is_followed:
             return
         if events:
             since_ms = int(events[-1]["timestamp"])
         time.sleep(_API_POLL_SECONDS)
+
+
+def _identity(event: dict[str, Any]) -> tuple[Any, ...]:
+    """Tell events apart; the emulator's have no id."""
+    return event.get("logStreamName"), event.get("eventId"), event["timestamp"], event["message"]
 
 
 def _api_log_group(deployment: Deployment, session: Any) -> str:

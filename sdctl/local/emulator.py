@@ -31,7 +31,8 @@ SERVICES: Final = (
 SAVE_INTERVAL_SECONDS: Final = 1.0
 # A state of many tasks takes longer to copy: saving never takes more than about a tenth of the time.
 SAVE_SHARE: Final = 0.1
-SHUTDOWN_SECONDS: Final = 0.3
+# Requests that are being answered when the end comes have this long.
+LAST_REQUESTS_SECONDS: Final = 0.1
 
 
 def environment(settings: EmulatorSettings, folder: StateFolder) -> dict[str, str]:
@@ -90,7 +91,10 @@ async def save_repeatedly(
 
 
 async def serve(settings: EmulatorSettings, folder: StateFolder) -> None:
-    """Serve until SIGTERM or SIGINT, then save and return."""
+    """Serve until SIGTERM or SIGINT, then save and return; the caller must end the process at once.
+
+    ministack's own shutdown is left out: it loads services that nothing used, which takes seconds.
+    """
     from hypercorn.asyncio import serve as hypercorn_serve
     from hypercorn.config import Config
 
@@ -117,17 +121,19 @@ async def serve(settings: EmulatorSettings, folder: StateFolder) -> None:
     config = Config()
     config.bind = [f"127.0.0.1:{settings.port}"]
     config.keep_alive_timeout = 75
-    config.graceful_timeout = SHUTDOWN_SECONDS
     config.loglevel = "WARNING"
     files: StateFiles = hooks.StateFiles(folder.emulator_state)
-    saving = asyncio.create_task(save_repeatedly(changed, hooks.snapshot, files.write))
-    stopping = asyncio.create_task(stop.wait())
-    saving.add_done_callback(lambda _: stop.set())  # a saver that died would lose tasks silently
-    await hypercorn_serve(gateway, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
-    stopping.cancel()
-    if saving.done():
-        saving.result()
-    saving.cancel()
+    never = asyncio.Event()
+    parts = {
+        asyncio.create_task(hypercorn_serve(gateway, config, shutdown_trigger=never.wait)),  # type: ignore[arg-type]
+        asyncio.create_task(save_repeatedly(changed, hooks.snapshot, files.write)),
+        asyncio.create_task(stop.wait()),
+    }
+    done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+    for part in done:
+        part.result()  # a server or a saver that failed ends the process, loudly
+    await asyncio.sleep(LAST_REQUESTS_SECONDS)
+    files.write(hooks.snapshot(), is_last=True)
 
 
 def main(arguments: list[str]) -> None:
@@ -138,7 +144,9 @@ def main(arguments: list[str]) -> None:
     os.environ.update(environment(settings, folder))
     for path in (folder.emulator_state, folder.objects, folder.temporary):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    asyncio.run(serve(settings, folder))
+    asyncio.new_event_loop().run_until_complete(serve(settings, folder))
+    logging.shutdown()
+    os._exit(0)  # no waiting for threads; the Lambda workers end with their standard input
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -86,9 +87,17 @@ class StateFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._digests: dict[str, bytes] = {}
+        self._writing = threading.Lock()
+        self._is_closed = False
 
-    def write(self, states: Mapping[str, Any]) -> None:
-        """Write a snapshot; a reader never sees half a file."""
+    def write(self, states: Mapping[str, Any], *, is_last: bool = False) -> None:
+        """Write a snapshot; a reader never sees half a file. After the last one, older ones are ignored."""
+        with self._writing:
+            if not self._is_closed:
+                self._is_closed = is_last
+                self._write(states)
+
+    def _write(self, states: Mapping[str, Any]) -> None:
         for name, state in states.items():
             wrapped = {"__ministack_format__": persistence._state_format_version(name), "payload": state}
             content = json.dumps(wrapped, default=persistence._json_default).encode()

@@ -124,15 +124,16 @@ class Supervisor:
         """Supervise until SIGTERM; returns when every child is gone."""
         wake = self._listen_for_signals()
         self._recover()
-        while not (self._stopping and not self._children):
+        while True:
             self._read_desired()
             for child in list(self._children.values()):
                 self._look_at(child)
             self._reconcile()
             self._trim_logs()
             self._report()
+            if self._stopping and not self._children:
+                return
             self._wait(wake)
-        self._report()
 
     def _listen_for_signals(self) -> socket.socket:
         reader, writer = socket.socketpair()
@@ -186,6 +187,8 @@ class Supervisor:
 
     def _reconcile(self) -> None:
         """Stop what is not wanted as it is, start what is due, each kind after the one before."""
+        for name in [name for name, child in self._children.items() if self._is_over(child)]:
+            del self._children[name]
         if self._stopping:
             kinds = {child.spec.kind for child in self._children.values()}
             last = next((kind for kind in reversed(KINDS) if kind in kinds), None)
@@ -198,8 +201,6 @@ class Supervisor:
                     self._stop(child)
             for name, spec in self._desired.items():
                 self._children.setdefault(name, Child(spec))
-        for name in [name for name, child in self._children.items() if self._is_over(child)]:
-            del self._children[name]
         if self._stopping:
             return
         emulator = self._children.get(EMULATOR)
@@ -301,6 +302,8 @@ class Supervisor:
         for child in self._children.values():
             if child.state == STARTING:
                 delay = min(delay, _STARTING_INTERVAL_SECONDS)
+            elif self._is_over(child):
+                delay = 0.0
             elif child.state == STOPPING:
                 delay = min(delay, max(child.kill_at - now, _STARTING_INTERVAL_SECONDS))
             elif child.state == RESTARTING:

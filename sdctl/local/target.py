@@ -216,8 +216,8 @@ class LocalTarget:
         return True if processes.supervisor_pid(self.state) is None else None
 
     def _prepare(self) -> None:
-        self.state.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (self.state.logs, self.state.temporary):
+        self.state.root.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (self.state.root.parent, self.state.root, self.state.logs, self.state.temporary):
             path.mkdir(mode=0o700, exist_ok=True)
         if not self.state.settings.exists():
             write_settings(self.state, new_settings(self._region or DEFAULT_REGION))
