@@ -2,7 +2,7 @@
 
 An SD WebUI puts its images into the JSON as strings of megabytes. Here each long base64 string is
 decoded while it arrives, and only what is left of the answer is parsed as JSON. So a file is in memory
-once, as its own bytes.
+once, as its own bytes. A string that turns out to be no base64, or no picture, is put back as it was.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import io
 import json
 import re
 import uuid
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sdctl_agent.errors import PermanentError
+from sdctl_agent.media import SNIFF_BYTES, is_playable, sniff
 
 # A string shorter than this stays in the JSON; a picture is never so small, a prompt seldom so long.
 LONG_STRING_BYTES: Final = 1024
@@ -33,7 +35,7 @@ class ImageJson:
         # Stands for a taken string in the rest; made anew each time, so that no answer can hold it.
         self._mark = uuid.uuid4().hex
         self._rest = bytearray()
-        self._blobs: list[bytes] = []
+        self._blobs: list[_Blob] = []
         self._blob_bytes = 0
         self._state = self._outside
         self._head = bytearray()
@@ -44,7 +46,7 @@ class ImageJson:
         """Take the next bytes of the answer.
 
         Raises:
-            PermanentError: it is too large, or a string that began as base64 is none.
+            PermanentError: it is too large.
         """
         position = 0
         while position < len(chunk):
@@ -53,7 +55,7 @@ class ImageJson:
             raise PermanentError("the runtime's answer is too large", code="runtime_error")
 
     def finish(self) -> Any:
-        """Return the decoded JSON, in which each taken string is the `bytes` that it stood for.
+        """Return the decoded JSON, in which each image in base64 is the `bytes` of its file.
 
         Raises:
             PermanentError: the answer is not JSON.
@@ -69,7 +71,8 @@ class ImageJson:
         if isinstance(value, list):
             return [self._with_blobs(item) for item in value]
         if isinstance(value, str) and value.startswith(self._mark):
-            return self._blobs[int(value.removeprefix(self._mark))]
+            blob = self._blobs[int(value.removeprefix(self._mark))]
+            return blob.data if is_playable(sniff(blob.data[:SNIFF_BYTES])) else blob.text()
         return value
 
     def _outside(self, chunk: bytes, position: int) -> int:
@@ -91,7 +94,7 @@ class ImageJson:
             prefix = _DATA_URL.match(self._head)
             start = prefix.end() if prefix else 0
             if _BASE64.fullmatch(self._head, start):
-                self._decoder = _Base64Decoder()
+                self._decoder = _Base64Decoder(bytes(self._head[:start]))
                 self._decoder.feed(bytes(self._head[start:]))
                 self._state = self._inside_base64
                 return end
@@ -122,45 +125,71 @@ class ImageJson:
             raise AssertionError("no decoder while inside base64")
         mark = _MARK.search(chunk, position)
         end = len(chunk) if mark is None else mark.start()
-        self._blob_bytes += decoder.feed(chunk[position:end])
-        if mark is None:
+        is_escaped_slash = mark is not None and mark.group() == b"\\"
+        try:
+            self._blob_bytes += decoder.feed(chunk[position:end])
+            if mark is None:
+                return end
+            blob = None if is_escaped_slash else decoder.finish()
+        except binascii.Error:
+            blob = None
+        if blob is None:
+            # Not what it seemed; what was taken goes back, and the string is read on as text.
+            self._rest += decoder.taken_text()
+            self._decoder = None
+            self._state = self._inside_text
             return end
-        if mark.group() == b"\\":
-            return mark.end()  # some writers escape the slash: \/
         self._rest += f"{self._mark}{len(self._blobs)}".encode() + b'"'
-        self._blobs.append(decoder.finish())
+        self._blobs.append(blob)
         self._decoder = None
         self._state = self._outside
-        return mark.end()
+        return end + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """What a string stood for, and what it takes to write the string again."""
+
+    prefix: bytes
+    data: bytes
+    length: int
+
+    def text(self) -> str:
+        encoded = self.prefix + binascii.b2a_base64(self.data, newline=False)
+        return encoded[: self.length].decode("ascii")
 
 
 class _Base64Decoder:
-    def __init__(self) -> None:
+    """Decodes base64 in pieces; raises `binascii.Error` where it is none."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix
         self._left = b""
         self._bytes = io.BytesIO()
+        self._length = len(prefix)
 
     def feed(self, text: bytes) -> int:
         """Decode what is complete and return how many bytes that gave."""
-        text = self._left + text
-        whole = len(text) // 4 * 4
+        self._length += len(text)
+        self._left += text
         # The last four characters may be the padded end, which only `finish` may decode.
-        whole = max(0, whole - 4)
-        self._left = text[whole:]
-        return self._bytes.write(_decoded(text[:whole]))
+        whole = max(0, len(self._left) // 4 * 4 - 4)
+        decoded = _decoded(self._left[:whole])
+        self._left = self._left[whole:]
+        return self._bytes.write(decoded)
 
-    def finish(self) -> bytes:
+    def finish(self) -> _Blob:
         # The padding may be left out.
         self._bytes.write(_decoded(self._left + b"=" * (-len(self._left) % 4)))
-        return self._bytes.getvalue()
+        return _Blob(self._prefix, self._bytes.getvalue(), self._length)
+
+    def taken_text(self) -> bytes:
+        """Write again what was fed."""
+        return self._prefix + binascii.b2a_base64(self._bytes.getbuffer(), newline=False) + self._left
 
 
 def _decoded(text: bytes) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True) if text else b""
-    except binascii.Error as error:
-        raise PermanentError(
-            f"an image of the runtime's answer is not base64: {error}", code="output_unreadable"
-        ) from error
+    return binascii.a2b_base64(text, strict_mode=True) if text else b""
 
 
 def decode_short(text: str) -> bytes:
@@ -172,7 +201,12 @@ def decode_short(text: str) -> bytes:
     data = text.encode("ascii", "replace")
     prefix = _DATA_URL.match(data)
     data = data[prefix.end() :] if prefix else data
-    return _decoded(data + b"=" * (-len(data) % 4))
+    try:
+        return _decoded(data + b"=" * (-len(data) % 4))
+    except binascii.Error as error:
+        raise PermanentError(
+            f"an image of the runtime's answer is not base64: {error}", code="output_unreadable"
+        ) from error
 
 
 def without_bytes(value: Any) -> Any:
