@@ -56,6 +56,7 @@ def build_worker(settings: Settings) -> Worker:
         ),
     )
     clients = AwsClients(settings.region)
+    services = ["sqs", "s3", "sns", *(["dynamodb"] if settings.task_table else [])]
     metrics: Metrics = PrometheusMetrics(settings.metrics_port) if settings.metrics_port else NoMetrics()
     tasks: Tasks = MemoryTasks(now_ms)
     if settings.task_table:
@@ -78,6 +79,7 @@ def build_worker(settings: Settings) -> Worker:
         runtime,
         Board(time.monotonic, has_affinity=settings.dynamic_models),
         metrics,
+        lambda: clients.warm_up(services),
     )
     return Worker(
         parts,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from botocore.config import Config
@@ -47,8 +47,16 @@ class AwsClients:
                 self._clients[service] = client
         return client
 
+    def warm_up(self, services: Iterable[str]) -> None:
+        """Make the clients of some services now."""
+        for service in services:
+            self.client(service)
+
     def make(self, service: str, *, read_timeout_seconds: float | None = None, attempts: int = 2) -> Any:
-        """Make one more client of a service, with its own connections; not safe from several threads."""
+        """Make one more client of a service, with its own connections.
+
+        Not safe while another thread makes one, too: botocore's session is not.
+        """
         config = Config(
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             read_timeout=read_timeout_seconds or READ_TIMEOUT_SECONDS[service],

@@ -79,8 +79,8 @@ class Board:
             self._changed.notify_all()
             return True
 
-    def take(self, loaded_checkpoint: Callable[[], str]) -> Job | None:
-        """Wait for a job that can be started and take it; None once the board is closed."""
+    def take(self, loaded_checkpoint: Callable[[], str], *, wait: bool = True) -> Job | None:
+        """Take a job that can be started, waiting for one if asked to; None once the board is closed."""
         with self._changed:
             while not self._is_closed:
                 ready = [job for job in self._waiting if job in self._ready]
@@ -91,6 +91,8 @@ class Board:
                     self._started.append(job)  # already, so that nothing is received in between
                     self._first_since = self._now() if len(self._started) == 1 else self._first_since
                     return job
+                if not wait:
+                    return None
                 self._changed.wait()
             return None
 

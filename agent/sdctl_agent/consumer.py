@@ -98,6 +98,13 @@ class Consumer:
         self._connections = _AbortableConnections()
         self._aborted = threading.Event()
 
+    def open(self) -> None:
+        """Make the client of the long poll, if it is not there yet."""
+        if self._poller is None:
+            read_timeout = LONG_POLL_SECONDS + 10.0
+            self._poller = self._clients.make("sqs", read_timeout_seconds=read_timeout, attempts=1)
+            self._connections.watch(self._poller)
+
     def receive(self, limit: int, wait_seconds: int) -> list[Message]:
         """Receive up to `limit` messages, waiting for the first one at most `wait_seconds`.
 
@@ -105,10 +112,7 @@ class Consumer:
             PollAbortedError: `abort` was called.
             BotoCoreError, ClientError: the call failed.
         """
-        if self._poller is None:
-            read_timeout = LONG_POLL_SECONDS + 10.0
-            self._poller = self._clients.make("sqs", read_timeout_seconds=read_timeout, attempts=1)
-            self._connections.watch(self._poller)
+        self.open()
         if self._aborted.is_set():
             raise PollAbortedError
         try:

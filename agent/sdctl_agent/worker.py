@@ -62,6 +62,7 @@ class Parts:
     runtime: Runtime
     board: Board
     metrics: Metrics
+    warm_up: Callable[[], None]  # makes what the first task would have to wait for
 
 
 class Worker:
@@ -76,6 +77,7 @@ class Worker:
         self._runtime = parts.runtime
         self._board = parts.board
         self._metrics = parts.metrics
+        self._warm_up = parts.warm_up
         self._timing = timing
         self._now = now
         # Without a shared table a hand-back counts as an attempt, so it is not done for speed alone.
@@ -142,6 +144,7 @@ class Worker:
 
     def _receive_loop(self) -> None:
         delay = 0.2
+        is_warm = False
         while not self._stopping.is_set():
             if self._is_down.is_set() and not self._runtime_came_back():
                 continue
@@ -152,6 +155,10 @@ class Worker:
             if appetite.limit <= 0:
                 self._board.pause(appetite.wait_seconds)
                 continue
+            if not is_warm:
+                is_warm = True
+                self._consumer.open()
+                self._intake.submit(self._warm_up)  # while the first message is awaited
             try:
                 messages = self._consumer.receive(appetite.limit, int(appetite.wait_seconds))
             except PollAbortedError:
@@ -224,13 +231,17 @@ class Worker:
     # -- running ------------------------------------------------------------------------------------
 
     def _slot_loop(self) -> None:
+        ended: Job | None = None
         while True:
-            with self._start_order:  # so that the server gets the tasks in order
-                job = self._board.take(self._runtime.loaded_checkpoint)
-                if job is None:
-                    return
-                with task_context(job.task_id):
-                    self._start(job)
+            # The next task is started before anything of the last one is done: the GPU comes first.
+            job = self._start_next(wait=ended is None)
+            if ended is not None:
+                self._conclude_soon(ended)
+                ended = None
+            elif job is None:
+                return
+            if job is None:
+                continue
             with task_context(job.task_id):
                 run = job.run
                 if run is not None:
@@ -238,7 +249,21 @@ class Worker:
                     if run.done.is_set() and not job.is_stopped():
                         # Here, so that a runtime that went away is known before the next task is started.
                         self._guard_errors(job, partial(_take_result, job, run))
-                self._finish_soon(job)
+            self._leave_runtime(job)
+            ended = job
+
+    def _start_next(self, *, wait: bool) -> Job | None:
+        """Take the next task and start it; in order, whichever slot it is."""
+        if not self._start_order.acquire(blocking=wait):
+            return None
+        try:
+            job = self._board.take(self._runtime.loaded_checkpoint, wait=wait)
+            if job is not None:
+                with task_context(job.task_id):
+                    self._start(job)
+            return job
+        finally:
+            self._start_order.release()
 
     def _start(self, job: Job) -> None:
         prepared = job.prepared
@@ -294,9 +319,15 @@ class Worker:
     # -- settling -----------------------------------------------------------------------------------
 
     def _finish_soon(self, job: Job) -> None:
+        self._leave_runtime(job)
+        self._conclude_soon(job)
+
+    def _leave_runtime(self, job: Job) -> None:
         seconds = self._board.finishing(job)
         if seconds:
             self._metrics.observe("run", seconds)
+
+    def _conclude_soon(self, job: Job) -> None:
         self._outlet.submit(lambda: self._finish(job))
 
     def _finish(self, job: Job) -> None:
