@@ -336,6 +336,28 @@ def test_placeholders_outside_the_bucket_stay_text(tmp_path: Path) -> None:
     assert config.runtimes[0].extra_values == values
 
 
+def test_a_key_with_everything_below_it_commented_out_is_absent(tmp_path: Path) -> None:
+    text = "tags:\nAPIGW:\n  throttle:\nmodelsRuntime:\n- name: a\n  type: comfyui\n  extraValues:\n"
+    config = load(tmp_path, text).config
+    assert config == Config.model_validate(with_runtime(type="comfyui"))
+    kept = load(tmp_path, json.dumps(with_runtime(extraValues={"a": None}))).config
+    assert kept.runtimes[0].extra_values == {"a": None}
+
+
+def test_anchors_and_merges_work(tmp_path: Path) -> None:
+    text = "modelsRuntime:\n- &first {name: a, type: comfyui}\n- {<<: *first, name: b}\n"
+    assert [runtime.name for runtime in load(tmp_path, text).config.runtimes] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["modelsRuntime:\n- name: a\n  type: comfyui\n  extraValues: &x {y: *x}\n", "APIGW: &x {throttle: *x}\n"],
+)
+def test_a_file_that_contains_itself_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError):
+        load(tmp_path, text)
+
+
 def test_dates_and_versions_in_extra_values_stay_text(tmp_path: Path) -> None:
     text = "modelsRuntime: [{name: a, type: comfyui, extraValues: {released: 2026-11-22}}]"
     assert load(tmp_path, text).config.runtimes[0].extra_values == {"released": "2026-11-22"}
