@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from sdctl.cli import context, output
-from sdctl.tasks.api import RemoteTask, TaskApi
+from sdctl.tasks.answers import RemoteTask
+from sdctl.tasks.api import TaskApi
 from sdctl.tasks.watch import follow
 
 _CLEAR_LINE: Final = "\r\x1b[K"

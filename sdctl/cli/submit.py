@@ -16,7 +16,8 @@ from sdctl.cli.flags import duration_seconds, share
 from sdctl.cli.lazy import Entry, lazy_group
 from sdctl.errors import ConfigError, NotFoundError, UsageError
 from sdctl.tasks import bodies
-from sdctl.tasks.api import Submitted, TaskApi
+from sdctl.tasks.answers import Submitted
+from sdctl.tasks.api import TaskApi
 
 _MODULE = "sdctl.cli.submit"
 _STDIN = "-"

@@ -14,7 +14,8 @@ from sdctl import contract
 from sdctl.cli import access, following, output
 from sdctl.cli.flags import share
 from sdctl.errors import SdctlError, UsageError
-from sdctl.tasks.api import RemoteTask, TaskApi
+from sdctl.tasks.answers import RemoteTask
+from sdctl.tasks.api import TaskApi
 
 app = typer.Typer(help="List, get, cancel, retry and download tasks.", no_args_is_help=True)
 

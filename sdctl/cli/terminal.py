@@ -20,7 +20,8 @@ from sdctl.cli import context, output
 from sdctl.errors import ApiError
 
 if TYPE_CHECKING:
-    from sdctl.tasks.api import RemoteTask, TaskApi
+    from sdctl.tasks.answers import RemoteTask
+    from sdctl.tasks.api import TaskApi
 
 KITTY = "kitty"
 ITERM2 = "iterm2"

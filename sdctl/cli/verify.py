@@ -18,7 +18,8 @@ from sdctl.cli import access, output
 from sdctl.cli.flags import duration_seconds
 from sdctl.errors import ApiError, SdctlError, TaskFailedError
 from sdctl.tasks import bodies
-from sdctl.tasks.api import RemoteTask, TaskApi
+from sdctl.tasks.answers import RemoteTask
+from sdctl.tasks.api import TaskApi
 
 
 class Result(StrEnum):

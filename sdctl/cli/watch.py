@@ -9,7 +9,7 @@ import typer
 
 from sdctl.cli import access, context, following, output
 from sdctl.cli.flags import duration_seconds
-from sdctl.tasks.api import RemoteTask
+from sdctl.tasks.answers import RemoteTask
 from sdctl.tasks.watch import require_completed
 
 

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from sdctl.errors import ApiError, NotFoundError, SdctlError, UsageError
 from sdctl.polling import REAL_CLOCK, Clock
-from sdctl.tasks.api import RemoteTask, TaskApi
+from sdctl.tasks.answers import RemoteTask
+from sdctl.tasks.api import TaskApi
 from sdctl.tasks.transport import Transport, UnreachableError, split_url
 
 STALL_SECONDS: Final = 60.0

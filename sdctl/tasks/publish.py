@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sdctl import contract
 from sdctl.errors import ConfigError, NotFoundError
-from sdctl.tasks.api import V1ALPHA2, Submitted
+from sdctl.tasks.answers import Submitted
+from sdctl.tasks.api import V1ALPHA2
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws

@@ -8,7 +8,8 @@ from typing import Final
 from sdctl import contract
 from sdctl.errors import ApiError, NotFoundError, SdctlError, TaskFailedError, WaitTimeoutError
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
-from sdctl.tasks.api import TRANSIENT_STATUSES, RemoteTask, TaskApi
+from sdctl.tasks.answers import RemoteTask
+from sdctl.tasks.api import TRANSIENT_STATUSES, TaskApi
 
 PACE: Final = Pace(interval_seconds=0.1, factor=1.2, ceiling_seconds=2.0)
 # A laptop that wakes up, or an API that is being replaced, must not end a watch of an hour.

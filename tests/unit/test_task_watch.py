@@ -9,7 +9,8 @@ import pytest
 
 from sdctl.errors import ApiError, NotFoundError, WaitTimeoutError
 from sdctl.polling import Clock
-from sdctl.tasks.api import RemoteTask, TaskApi
+from sdctl.tasks.answers import RemoteTask
+from sdctl.tasks.api import TaskApi
 from sdctl.tasks.transport import UnreachableError
 from sdctl.tasks.watch import follow
 
