@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sdctl.cli import access, context, output
-from sdctl.cli.flags import duration_seconds, share
 from sdctl.cli.lazy import Entry, lazy_group
-from sdctl.errors import ConfigError, NotFoundError, UsageError
+from sdctl.cli.submit_options import (
+    STDIN,
+    Batch,
+    Cfg,
+    Checkpoint,
+    Common,
+    Count,
+    Height,
+    Negative,
+    Sampler,
+    Scheduler,
+    Seed,
+    Size,
+    Steps,
+    Via,
+    Width,
+    picture_fields,
+    read_text,
+    with_common,
+)
+from sdctl.errors import UsageError
 from sdctl.tasks import bodies
 from sdctl.tasks.answers import Submitted
 from sdctl.tasks.api import TaskApi
 
 _MODULE = "sdctl.cli.submit"
-_STDIN = "-"
 # How long a task that was published to the topic may be unknown: until an agent takes it, which
 # can mean a new node and a new pod.
 _UNSEEN_SECONDS = 1800.0
@@ -37,111 +51,7 @@ app = lazy_group(
 )
 
 
-class Via(StrEnum):
-    """How a task gets in."""
-
-    API = "api"
-    SNS = "sns"
-
-
-@dataclass(frozen=True, slots=True)
-class Common:
-    """What every kind of submit takes."""
-
-    metadata: bodies.Metadata
-    settings: list[str]
-    via: Via
-    wait: bool
-    timeout_seconds: float
-    folder: Path | None
-
-
-def _common(
-    *,
-    runtime: Annotated[
-        str | None, typer.Option("--runtime", help="Runtime; by default the first that fits.", metavar="NAME")
-    ] = None,
-    task_id: Annotated[
-        str | None, typer.Option("--id", help="The task's id; by default one is made.", metavar="ID")
-    ] = None,
-    prefix: Annotated[
-        str | None, typer.Option("--prefix", help="Folder of the outputs in the bucket.", metavar="PREFIX")
-    ] = None,
-    task_context: Annotated[
-        str | None,
-        typer.Option("--context", help="JSON that comes back with the result.", metavar="JSON|@FILE"),
-    ] = None,
-    deadline: Annotated[
-        str | None,
-        typer.Option("--deadline", help="Expire unless started within this time.", metavar="TIME"),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other field, as a.b[0]=JSON; may be repeated.", metavar="KEY=VALUE"),
-    ] = None,
-    via: Annotated[Via, typer.Option("--via", help="The task API, or straight to the topic.")] = Via.API,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end.")] = False,
-    timeout: Annotated[
-        str, typer.Option("--timeout", help="How long to wait, as 90s or 15m.", metavar="TIME")
-    ] = "1h",
-    download: Annotated[
-        Path | None,
-        typer.Option("--download", help="Wait, and store the outputs in this folder.", metavar="DIR"),
-    ] = None,
-) -> Common:
-    start_within = duration_seconds(deadline) if deadline else None
-    metadata = bodies.Metadata(task_id, runtime, prefix, _json_context(task_context), start_within)
-    is_waiting = wait or download is not None
-    return Common(metadata, settings or [], via, is_waiting, duration_seconds(timeout), download)
-
-
-def _json_context(text: str | None) -> Any:
-    """Read `--context`: JSON, `@file` with JSON, or else plain text."""
-    from sdctl import contract
-
-    if text is None:
-        return None
-    if text.startswith("@"):
-        try:
-            return contract.decode_json(_read(text[1:]))
-        except ValueError as error:
-            raise ConfigError(f"{text[1:]} is not JSON: {error}") from error
-    try:
-        return contract.decode_json(text)
-    except ValueError:
-        return text
-
-
-_shared = share(_common)
-Size = Annotated[str | None, typer.Option("--size", help="Instead of width and height.", metavar="WxH")]
-Width = Annotated[int | None, typer.Option("--width", min=1, help="Pixels.", metavar="N")]
-Height = Annotated[int | None, typer.Option("--height", min=1, help="Pixels.", metavar="N")]
-Negative = Annotated[
-    str | None,
-    typer.Option("--negative-prompt", "--negative", help="What should not be there.", metavar="TEXT"),
-]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Sampling steps.", metavar="N")]
-Seed = Annotated[int | None, typer.Option("--seed", help="-1 is a new one each time.", metavar="N")]
-Cfg = Annotated[float | None, typer.Option("--cfg-scale", help="How closely to follow PROMPT.", metavar="X")]
-Sampler = Annotated[str | None, typer.Option("--sampler", help="As Euler a.", metavar="NAME")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="As Karras.", metavar="NAME")]
-Batch = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures at once.", metavar="N")]
-Count = Annotated[int | None, typer.Option("--batches", min=1, help="Batches in a row.", metavar="N")]
-Checkpoint = Annotated[
-    str | None, typer.Option("--checkpoint", "--model", help="Model to switch to.", metavar="FILE")
-]
-
-
-def _fields(size: str | None, width: int | None, height: int | None, **fields: Any) -> dict[str, Any]:
-    """Collect SD WebUI's fields; `size` stands for both measures."""
-    if size is not None:
-        if width is not None or height is not None:
-            raise UsageError("--size and --width or --height were both given")
-        width, height = bodies.parse_size(size)
-    return {**fields, "width": width, "height": height}
-
-
-@_shared
+@with_common
 def t2i(
     common: Common,
     prompt: Annotated[str, typer.Argument(help="What to draw.")],
@@ -160,14 +70,14 @@ def t2i(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Draw a picture from PROMPT."""
-    fields = _fields(
+    fields = picture_fields(
         size, width, height, prompt=prompt, negative_prompt=negative_prompt, steps=steps, seed=seed,
         cfg_scale=cfg_scale, sampler_name=sampler, scheduler=scheduler, batch_size=batch_size, n_iter=batches,
     )  # fmt: skip
     _submit(common, "text-to-image", lambda _: bodies.image_content(fields, checkpoint))
 
 
-@_shared
+@with_common
 def i2i(
     common: Common,
     image: Annotated[str, typer.Argument(help="A local file, or an http(s):// or s3:// URL.")],
@@ -194,7 +104,7 @@ def i2i(
     checkpoint: Checkpoint = None,
 ) -> None:
     """Change IMAGE as PROMPT says."""
-    fields = _fields(
+    fields = picture_fields(
         size, width, height, prompt=prompt, negative_prompt=negative_prompt, steps=steps, seed=seed,
         cfg_scale=cfg_scale, sampler_name=sampler, scheduler=scheduler, batch_size=batch_size, n_iter=batches,
         denoising_strength=strength,
@@ -207,7 +117,7 @@ def i2i(
     _submit(common, "image-to-image", content)
 
 
-@_shared
+@with_common
 def upscale(
     common: Common,
     image: Annotated[str, typer.Argument(help="A local file, or an http(s):// or s3:// URL.")],
@@ -232,7 +142,7 @@ def upscale(
     )
 
 
-@_shared
+@with_common
 def pipeline(
     common: Common,
     file: Annotated[str, typer.Argument(help="The workflow, exported in API format; - is stdin.")],
@@ -247,8 +157,8 @@ def pipeline(
     ] = None,
 ) -> None:
     """Run a ComfyUI workflow, saved in API format."""
-    name = "the workflow on stdin" if file == _STDIN else file
-    document = bodies.workflow(bodies.parse_json_object(_read(file), name), name)
+    name = "the workflow on stdin" if file == STDIN else file
+    document = bodies.workflow(bodies.parse_json_object(read_text(file), name), name)
     inputs: list[tuple[str, str]] = []
     for one in image or []:
         node, equals, source = one.partition("=")
@@ -265,10 +175,10 @@ def pipeline(
     _submit(common, "pipeline", content)
 
 
-@_shared
+@with_common
 def raw(common: Common, file: Annotated[str, typer.Argument(help="The body as JSON; - is stdin.")]) -> None:
     """Submit a whole request body of v1alpha2 or v1alpha1."""
-    document = bodies.parse_json_object(_read(file), "stdin" if file == _STDIN else file)
+    document = bodies.parse_json_object(read_text(file), "stdin" if file == STDIN else file)
     bodies.apply_settings(document, common.settings)
     body, version = bodies.raw_body(document, common.metadata)
     if common.via is Via.SNS:
@@ -285,18 +195,6 @@ def raw(common: Common, file: Annotated[str, typer.Argument(help="The body as JS
 
         submitted = replace(submitted, runtime=api.get(submitted.id).runtime)
     _finish(common, submitted, api)
-
-
-def _read(name: str) -> str:
-    """Read a text file, or stdin."""
-    try:
-        return sys.stdin.read() if name == _STDIN else Path(name).expanduser().read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise NotFoundError(f"there is no file {name}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} is not UTF-8 text") from error
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
 def _submit(
