@@ -43,14 +43,19 @@ def slow() -> Iterator[Sketch]:
 
 
 def test_a_picture_comes_with_the_parameters_it_was_made_from(webui: Sketch) -> None:
-    answer = webui.draw(prompt="A dog", negative_prompt="bad", steps=2, cfg_scale=7, sampler_name="Euler", seed=3)
+    answer = webui.draw(
+        prompt="A dog", negative_prompt="bad", steps=2, cfg_scale=7, sampler_name="Euler", seed=3
+    )
     image = picture(answer["images"][0])
     info = json.loads(answer["info"])
     text = image.text["parameters"]  # type: ignore[attr-defined]
     assert text == info["infotexts"][0]
     lines = text.split("\n")
     assert lines[:2] == ["A dog", "Negative prompt: bad"]
-    assert lines[2].startswith("Steps: 2, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 3, Size: 64x64, Model hash: ")
+    assert lines[2].startswith(
+        "Steps: 2, Sampler: Euler, Schedule type: Automatic, CFG scale: 7.0, Seed: 3, "
+        "Size: 64x64, Model hash: "
+    )
     assert ", Model: v1-5-pruned-emaonly, " in lines[2]
     assert image.text["runtime"] == "sketch"  # type: ignore[attr-defined]
     assert "not Stable Diffusion" in image.text["Comment"]  # type: ignore[attr-defined]
@@ -63,7 +68,9 @@ def test_every_picture_of_a_batch_has_its_own_seed(webui: Sketch) -> None:
     answer = webui.draw(batch_size=2, n_iter=2, seed=10, steps=2)
     assert json.loads(answer["info"])["all_seeds"] == [10, 11, 12, 13]
     assert len(set(answer["images"])) == 4
-    assert picture(answer["images"][1]).tobytes() == picture(webui.draw(seed=11, steps=2)["images"][0]).tobytes()
+    assert (
+        picture(answer["images"][1]).tobytes() == picture(webui.draw(seed=11, steps=2)["images"][0]).tobytes()
+    )
 
 
 def test_a_random_seed_is_told_and_gives_the_same_picture_again(webui: Sketch) -> None:
@@ -100,20 +107,40 @@ def test_what_the_real_server_takes_silently_is_taken(webui: Sketch) -> None:
 @pytest.mark.parametrize(
     ("fields", "status", "detail"),
     [
-        ({"steps": "abc"}, 422, [{"loc": ["body", "steps"], "msg": "value is not a valid integer", "type": "type_error.integer"}]),
-        ({"prompt": None}, 422, [{"loc": ["body", "prompt"], "msg": "none is not an allowed value", "type": "type_error.none.not_allowed"}]),
+        (
+            {"steps": "abc"},
+            422,
+            [{"loc": ["body", "steps"], "msg": "value is not a valid integer", "type": "type_error.integer"}],
+        ),
+        (
+            {"prompt": None},
+            422,
+            [
+                {
+                    "loc": ["body", "prompt"],
+                    "msg": "none is not an allowed value",
+                    "type": "type_error.none.not_allowed",
+                }
+            ],
+        ),
         ({"script_name": "nosuch"}, 422, "Script 'nosuch' not found"),
         ({"alwayson_scripts": {"task": "text-to-image"}}, 422, "Script 'task' not found"),
     ],
 )
-def test_bad_fields_are_answered_as_the_real_one_does(webui: Sketch, fields: Any, status: int, detail: Any) -> None:
+def test_bad_fields_are_answered_as_the_real_one_does(
+    webui: Sketch, fields: Any, status: int, detail: Any
+) -> None:
     answer = webui.post(API + "txt2img", {"prompt": "x", "width": 64, "height": 64, **fields})
     assert (answer.status, answer.json["detail"]) == (status, detail)
 
 
 @pytest.mark.parametrize(
     ("fields", "error"),
-    [({"steps": 0}, "ZeroDivisionError"), ({"n_iter": 0}, "IndexError"), ({"n_iter": 100, "width": 2048, "height": 2048}, "OutOfMemoryError")],
+    [
+        ({"steps": 0}, "ZeroDivisionError"),
+        ({"n_iter": 0}, "IndexError"),
+        ({"n_iter": 100, "width": 2048, "height": 2048}, "OutOfMemoryError"),
+    ],
 )
 def test_failures_of_the_real_one_are_500_with_class_and_text(webui: Sketch, fields: Any, error: str) -> None:
     answer = webui.post(API + "txt2img", {"prompt": "x", "width": 64, "height": 64, **fields})
@@ -131,7 +158,8 @@ def test_sizes_out_of_bounds_are_422_with_every_problem(webui: Sketch) -> None:
 @pytest.mark.parametrize(
     ("raw", "content_type", "kind"),
     [
-        (b"", "application/json", "value_error.missing"), (b"{bad", "application/json", "value_error.jsondecode"),
+        (b"", "application/json", "value_error.missing"), (b"{bad", "application/json",
+         "value_error.jsondecode"),
         (b"[1]", "application/json", "type_error.dict"), (b"{}", "text/plain", "type_error.dict"),
     ],
 )  # fmt: skip
@@ -141,12 +169,20 @@ def test_bodies_that_are_no_object_are_422(webui: Sketch, raw: bytes, content_ty
 
 
 def test_hostile_json_is_refused(webui: Sketch) -> None:
-    for raw in (b'{"cfg_scale": NaN}', b"[" * 100_000, b'{"seed": ' + b"9" * 5000 + b"}", b'{"prompt": "\xff"}'):
+    for raw in (
+        b'{"cfg_scale": NaN}',
+        b"[" * 100_000,
+        b'{"seed": ' + b"9" * 5000 + b"}",
+        b'{"prompt": "\xff"}',
+    ):
         assert webui.call("POST", API + "txt2img", raw=raw).status in (400, 422)
 
 
 def test_unknown_paths_and_methods_have_fastapis_answers(webui: Sketch) -> None:
-    assert (webui.post(API + "nosuch", {}).status, webui.post(API + "nosuch", {}).json) == (404, {"detail": "Not Found"})
+    assert (webui.post(API + "nosuch", {}).status, webui.post(API + "nosuch", {}).json) == (
+        404,
+        {"detail": "Not Found"},
+    )
     answer = webui.get(API + "txt2img")
     assert (answer.status, answer.json) == (405, {"detail": "Method Not Allowed"})
 
@@ -155,13 +191,24 @@ def test_img2img_keeps_the_composition_and_honours_the_mask(webui: Sketch) -> No
     source = Image.radial_gradient("L").resize((128, 64)).convert("RGB")
     mask = Image.new("L", (128, 64), 0)
     mask.paste(255, (64, 0, 128, 64))
-    fields = {"prompt": "sea", "seed": 1, "width": 128, "height": 64, "denoising_strength": 0.6, "mask_blur": 0}
+    fields = {
+        "prompt": "sea",
+        "seed": 1,
+        "width": 128,
+        "height": 64,
+        "denoising_strength": 0.6,
+        "mask_blur": 0,
+    }
     data_url = "data:image/png;base64," + b64(source)
     whole = webui.post(API + "img2img", {**fields, "init_images": [data_url]}).json
     part = webui.post(API + "img2img", {**fields, "init_images": [b64(source)], "mask": b64(mask)}).json
-    turned = webui.post(API + "img2img", {**fields, "init_images": [b64(source)], "mask": b64(mask), "inpainting_mask_invert": 1}).json
+    turned = webui.post(
+        API + "img2img",
+        {**fields, "init_images": [b64(source)], "mask": b64(mask), "inpainting_mask_invert": 1},
+    ).json
     before, full, right, left = (
-        np.asarray(image).astype(int) for image in (source, *(picture(one["images"][0]) for one in (whole, part, turned)))
+        np.asarray(image).astype(int)
+        for image in (source, *(picture(one["images"][0]) for one in (whole, part, turned)))
     )
     assert np.abs(full - before).mean() > 5
     assert np.abs(right - before)[:, :60].max() == 0
@@ -190,10 +237,13 @@ def test_pictures_that_cannot_be_read(webui: Sketch, body: Any, status: int, err
 @pytest.mark.parametrize(
     ("fields", "size", "html"),
     [
-        ({"upscaling_resize": 2, "upscaler_1": "Lanczos"}, (128, 96), "<p>Postprocess upscale by: 2.0, Postprocess upscaler: Lanczos</p>"),
-        ({"resize_mode": 1, "upscaling_resize_w": 100, "upscaling_resize_h": 90, "upscaler_1": "Nearest"}, (100, 90),
+        ({"upscaling_resize": 2, "upscaler_1": "Lanczos"}, (128, 96),
+         "<p>Postprocess upscale by: 2.0, Postprocess upscaler: Lanczos</p>"),
+        ({"resize_mode": 1, "upscaling_resize_w": 100, "upscaling_resize_h": 90, "upscaler_1": "Nearest"},
+         (100, 90),
          "<p>Postprocess upscale to: 100x90, Postprocess crop to: 100x90, Postprocess upscaler: Nearest</p>"),
-        ({"upscaler_1": "4x-UltraSharp", "upscaling_resize": 1.5}, (96, 72), "<p>Postprocess upscale by: 1.5, Postprocess upscaler: 4x-UltraSharp</p>"),
+        ({"upscaler_1": "4x-UltraSharp", "upscaling_resize": 1.5}, (96, 72),
+         "<p>Postprocess upscale by: 1.5, Postprocess upscaler: 4x-UltraSharp</p>"),
         ({}, (64, 48), "<p></p>"),
     ],
 )  # fmt: skip
@@ -210,7 +260,9 @@ def test_extras_refuse_what_they_cannot_do(webui: Sketch) -> None:
     source = b64(Image.new("RGB", (64, 64)))
     unknown = webui.post(API + "extra-single-image", {"image": source, "upscaler_1": "NoSuch"})
     assert (unknown.status, unknown.json["errors"]) == (500, "could not find upscaler named NoSuch")
-    huge = webui.post(API + "extra-single-image", {"image": source, "upscaler_1": "Lanczos", "upscaling_resize": 1e6})
+    huge = webui.post(
+        API + "extra-single-image", {"image": source, "upscaler_1": "Lanczos", "upscaling_resize": 1e6}
+    )
     assert (huge.status, huge.json["error"]) == (500, "OutOfMemoryError")
     assert webui.post(API + "extra-batch-images", {}).status == 422
 
@@ -223,7 +275,10 @@ def test_models_are_listed_from_everywhere_and_rescanned(webui: Sketch, models_d
     assert len(webui.get(API + "sd-models").json) == 3
     answer = webui.call("POST", API + "refresh-checkpoints")
     assert (answer.status, answer.json) == (200, None)
-    assert "late.ckpt" in webui.get(API + "sd-models").json[-2]["title"] + webui.get(API + "sd-models").json[-1]["title"]
+    assert (
+        "late.ckpt"
+        in webui.get(API + "sd-models").json[-2]["title"] + webui.get(API + "sd-models").json[-1]["title"]
+    )
 
 
 def model_of(answer: Any) -> str:
@@ -238,8 +293,14 @@ def test_a_model_is_switched_to_by_options_and_for_one_job_by_override(webui: Sk
         assert model_of(answer) == "sdxl-base"
         assert webui.get(API + "options").json["sd_model_checkpoint"] == before
     assert model_of(webui.draw(override_settings={"sd_model_checkpoint": "no-such"})) == "v1-5-pruned-emaonly"
-    kept = {"override_settings": {"sd_model_checkpoint": "sdxl-base"}, "override_settings_restore_afterwards": False}
-    assert webui.draw(**kept)["images"] != webui.draw(override_settings={"sd_model_checkpoint": "v1-5"})["images"]
+    kept = {
+        "override_settings": {"sd_model_checkpoint": "sdxl-base"},
+        "override_settings_restore_afterwards": False,
+    }
+    assert (
+        webui.draw(**kept)["images"]
+        != webui.draw(override_settings={"sd_model_checkpoint": "v1-5"})["images"]
+    )
     assert model_of(webui.draw()) == "sdxl-base"
     assert webui.post(API + "options", {"sd_model_checkpoint": before}).json is None
     assert model_of(webui.draw()) == "v1-5-pruned-emaonly"
@@ -247,7 +308,10 @@ def test_a_model_is_switched_to_by_options_and_for_one_job_by_override(webui: Sk
 
 @pytest.mark.parametrize(
     ("body", "error", "text"),
-    [({"sd_model_checkpoint": "nosuch"}, "RuntimeError", "model 'nosuch' not found"), ({"nosuch_option": 1}, "KeyError", "'nosuch_option'")],
+    [
+        ({"sd_model_checkpoint": "nosuch"}, "RuntimeError", "model 'nosuch' not found"),
+        ({"nosuch_option": 1}, "KeyError", "'nosuch_option'"),
+    ],
 )
 def test_options_that_do_not_exist_are_500(webui: Sketch, body: Any, error: str, text: str) -> None:
     answer = webui.post(API + "options", body)
@@ -256,8 +320,25 @@ def test_options_that_do_not_exist_are_500(webui: Sketch, body: Any, error: str,
 
 @pytest.mark.parametrize(
     "name",
-    "samplers schedulers upscalers sd-vae loras embeddings prompt-styles cmd-flags memory progress scripts "
-    "latent-upscale-modes face-restorers hypernetworks extensions script-info realesrgan-models".split(),
+    [
+        "samplers",
+        "schedulers",
+        "upscalers",
+        "sd-vae",
+        "loras",
+        "embeddings",
+        "prompt-styles",
+        "cmd-flags",
+        "memory",
+        "progress",
+        "scripts",
+        "latent-upscale-modes",
+        "face-restorers",
+        "hypernetworks",
+        "extensions",
+        "script-info",
+        "realesrgan-models",
+    ],
 )
 def test_every_list_answers(webui: Sketch, name: str) -> None:
     assert webui.get(API + name).status == 200
@@ -269,7 +350,12 @@ def test_the_openapi_document_names_every_route(webui: Sketch) -> None:
 
 
 def test_idle_controls_answer_as_the_real_one(webui: Sketch) -> None:
-    for name, body in (("interrupt", {}), ("skip", None), ("unload-checkpoint", {}), ("reload-checkpoint", {})):
+    for name, body in (
+        ("interrupt", {}),
+        ("skip", None),
+        ("unload-checkpoint", {}),
+        ("reload-checkpoint", {}),
+    ):
         answer = webui.call("POST", API + name)
         assert (answer.status, answer.json) == (200, body)
     assert webui.draw()["images"], "an interrupt while idle does not hit the next job"
@@ -297,7 +383,12 @@ def test_a_running_job_shows_its_progress_and_an_interrupt_returns_it_unfinished
     thread, results = in_background(lambda: slow.draw(**fields))
     progress = wait_for_step(slow, 2)
     state = progress["state"]
-    assert (state["job"], state["job_count"], state["job_no"], state["sampling_steps"]) == ("scripts_txt2img", 3, 0, 100)
+    assert (state["job"], state["job_count"], state["job_no"], state["sampling_steps"]) == (
+        "scripts_txt2img",
+        3,
+        0,
+        100,
+    )
     assert 0.01 < progress["progress"] < 0.05
     assert progress["eta_relative"] > 5
     assert progress["current_image"] is None
@@ -335,10 +426,13 @@ def test_web_pages_of_other_sites_get_nothing(webui: Sketch) -> None:
     assert webui.call("POST", API + "interrupt", Origin=webui.url).status == 200
 
 
-@pytest.mark.parametrize("name", ["v1alpha2-text-to-image", "v1alpha2-image-to-image", "v1alpha2-extra-single-image"])
+@pytest.mark.parametrize(
+    "name", ["v1alpha2-text-to-image", "v1alpha2-image-to-image", "v1alpha2-extra-single-image"]
+)
 def test_the_guides_sample_requests_are_drawn(webui: Sketch, name: str) -> None:
     task = json.loads((ROOT / f"tests/contract/requests/{name}.json").read_text())["task"]
-    route = {"text-to-image": "txt2img", "image-to-image": "img2img"}.get(task["metadata"]["tasktype"], task["metadata"]["tasktype"].replace("extra-single-image", "extra-single-image"))
+    tasktype = task["metadata"]["tasktype"]
+    route = {"text-to-image": "txt2img", "image-to-image": "img2img"}.get(tasktype, tasktype)
     source = b64(Image.radial_gradient("L").convert("RGB"))
     content = {**task["content"]}
     content.pop("alwayson_scripts", None)

@@ -49,9 +49,7 @@ class Sketch:
         data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
         content_type = {"content-type": "application/json"} if data is not None else {}
         names = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = urllib.request.Request(
-            self.url + path, data, {**content_type, **names}, method=method
-        )
+        request = urllib.request.Request(self.url + path, data, {**content_type, **names}, method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
                 return Answer(response.status, response.read(), dict(response.headers.items()))
@@ -66,7 +64,9 @@ class Sketch:
         return self.call("POST", path, body)
 
     def draw(self, **fields: Any) -> Any:
-        answer = self.post("/sdapi/v1/txt2img", {"prompt": "A dog", "width": 64, "height": 64, "seed": 1, **fields})
+        answer = self.post(
+            "/sdapi/v1/txt2img", {"prompt": "A dog", "width": 64, "height": 64, "seed": 1, **fields}
+        )
         assert answer.status == 200, answer.body
         return answer.json
 
@@ -79,7 +79,9 @@ class Sketch:
             text = f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
             parts.append(text.encode())
         raw = b"".join(parts) + f"--{boundary}--\r\n".encode()
-        return self.call("POST", f"/upload/{route}", raw=raw, content_type=f"multipart/form-data; boundary={boundary}")
+        return self.call(
+            "POST", f"/upload/{route}", raw=raw, content_type=f"multipart/form-data; boundary={boundary}"
+        )
 
     def socket(self, client_id: str) -> ClientConnection:
         return connect(f"ws://127.0.0.1:{self.port}/ws?clientId={client_id}", max_size=None, proxy=None)
@@ -151,14 +153,19 @@ def b64(image: Image.Image) -> str:
     return base64.b64encode(png(image)).decode()
 
 
-def text_to_image(seed: int = 5, steps: int = 4, size: int = 64, batch: int = 1, prompt: str = "a cat") -> dict[str, Any]:
+def text_to_image(
+    seed: int = 5, steps: int = 4, size: int = 64, batch: int = 1, prompt: str = "a cat"
+) -> dict[str, Any]:
     """Return the editor's default workflow in API format."""
     return {
         "3": {"class_type": "KSampler", "_meta": {"title": "KSampler"}, "inputs": {
-            "seed": seed, "steps": steps, "cfg": 8, "sampler_name": "euler", "scheduler": "normal", "denoise": 1,
+            "seed": seed, "steps": steps, "cfg": 8, "sampler_name": "euler", "scheduler": "normal",
+            "denoise": 1,
             "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "latent_image": ["5", 0]}},
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "v1-5-pruned-emaonly.safetensors"}},
-        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": size, "height": size, "batch_size": batch}},
+        "4": {"class_type": "CheckpointLoaderSimple",
+         "inputs": {"ckpt_name": "v1-5-pruned-emaonly.safetensors"}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": size, "height": size,
+         "batch_size": batch}},
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": prompt, "clip": ["4", 1]}},
         "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "text, watermark", "clip": ["4", 1]}},
         "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},

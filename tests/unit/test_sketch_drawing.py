@@ -21,8 +21,10 @@ from sdctl.local.sketch.png import encode_png
 from support.sketch import picture, png
 
 PROMPTS = [
-    "", "A dog", "a cat at night", "sea with a boat", "cyberpunk city", "dark forest", "galaxy", "abstract swirl",
-    "portrait of a woman", "horse in the desert", "flowers", "a house in snow", "birds", "hot air balloon", "一只狗",
+    "", "A dog", "a cat at night", "sea with a boat", "cyberpunk city", "dark forest", "galaxy",
+    "abstract swirl",
+    "portrait of a woman", "horse in the desert", "flowers", "a house in snow", "birds", "hot air balloon",
+    "一只狗",
 ]  # fmt: skip
 
 
@@ -45,11 +47,14 @@ def test_other_seeds_prompts_negatives_and_models_give_other_pictures() -> None:
 
 
 def test_the_same_wish_gives_the_same_bytes_in_another_process() -> None:
-    code = (
-        "import hashlib; from sdctl.local.sketch.drawing import Wish, draw; from sdctl.local.sketch.png import encode_png;"
-        "data = b''.join(encode_png(draw(Wish(p, 'x', 7, 128, 96, 'm'))) for p in ('a cat at night', 'galaxy', 'city'));"
-        "print(hashlib.sha256(data).hexdigest())"
-    )
+    code = """
+import hashlib
+from sdctl.local.sketch.drawing import Wish, draw
+from sdctl.local.sketch.png import encode_png
+prompts = "a cat at night", "galaxy", "city"
+data = b"".join(encode_png(draw(Wish(prompt, "x", 7, 128, 96, "m"))) for prompt in prompts)
+print(hashlib.sha256(data).hexdigest())
+"""
     root = Path(__file__).resolve().parents[2]
     runs = {
         subprocess.run(
@@ -58,7 +63,8 @@ def test_the_same_wish_gives_the_same_bytes_in_another_process() -> None:
         ).stdout
         for seed in ("1", "2")
     }  # fmt: skip
-    here = b"".join(encode_png(draw(Wish(p, "x", 7, 128, 96, "m"))) for p in ("a cat at night", "galaxy", "city"))
+    prompts = "a cat at night", "galaxy", "city"
+    here = b"".join(encode_png(draw(Wish(prompt, "x", 7, 128, 96, "m"))) for prompt in prompts)
     assert runs == {hashlib.sha256(here).hexdigest() + "\n"}
 
 
@@ -94,7 +100,9 @@ def test_every_motif_can_be_asked_for() -> None:
         assert read_scene(asked, "", Dice(b"")).motifs[0] == name
 
 
-@pytest.mark.parametrize("pixels", [draw(wish()), np.full((64, 64, 3), 9, np.uint8), np.zeros((64, 64, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "pixels", [draw(wish()), np.full((64, 64, 3), 9, np.uint8), np.zeros((64, 64, 4), np.uint8)]
+)
 def test_a_png_reads_back_as_the_same_pixels_and_is_no_placeholder(pixels: np.ndarray) -> None:
     data = encode_png(pixels, {"parameters": "a\nb", "title": "猫"})
     image = picture(data)

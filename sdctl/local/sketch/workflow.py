@@ -279,7 +279,8 @@ def _upscale_with_model(inputs: Inputs) -> Result:
     pictures = find_pictures(inputs.get("image"))
     if pictures is None:
         raise NodeError("ValueError", "there is no image to upscale")
-    name = find_text(inputs.get("upscale_model"), ("model_name",)) or ""
+    model = find(inputs.get("upscale_model"), Model)
+    name = model.name if model else find_text(inputs.get("upscale_model"), ("model_name",)) or ""
     match = re.search(r"(?<!\d)([2348])x|x([2348])(?!\d)", name.lower())
     factor = int(match[1] or match[2]) if match else 4
     height, width = pictures.frames[0].shape[:2]
