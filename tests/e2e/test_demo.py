@@ -19,21 +19,21 @@ ROOT = Path(__file__).parent.parent.parent
 READMES = ("README.md", "README.zh-CN.md")
 
 
-def farm_processes() -> set[str]:
-    """List the command lines of all processes of a local target on this machine."""
-    lines = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+def processes_of(folder: Path) -> list[str]:
+    """List the command lines of all processes that work in a folder or name it."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            where = f"{(path / 'cwd').readlink()}/"
+        except OSError:  # it has ended meanwhile
             continue
-        if "sdctl.local" in command or "sdctl_agent" in command:
-            lines.add(f"{path.parent.name} {command}")
+        if f"{folder}/" in command or where.startswith(f"{folder}/"):
+            lines.append(f"{path.name} {command}")
     return lines
 
 
 def run_demo(folder: Path, path: str) -> None:
-    before = farm_processes()
     done = subprocess.run(
         ["sh", str(ROOT / "tests/support/demo.sh")], cwd=folder, timeout=110, check=False,
         env={"HOME": str(folder), "PATH": path, "TMPDIR": str(folder)}, capture_output=True, text=True,
@@ -45,7 +45,7 @@ def run_demo(folder: Path, path: str) -> None:
     with Image.open(picture) as image:
         assert image.size == (512, 512)
     assert [path.name for path in folder.iterdir()] == ["out"], "no state is left behind"
-    assert farm_processes() <= before, "no process is left behind"
+    assert processes_of(folder) == [], "no process is left behind"
 
 
 def test_the_demonstration_leaves_a_picture_and_nothing_else(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_crash_of_a_child_is_ridden_out_and_reported(slow_farm: Farm, kind: st
 
     def is_back() -> bool:
         now = child(slow_farm, kind)
-        return now["restarts"] == before["restarts"] + 1 and now["state"] == "running"
+        return now["restarts"] == before["restarts"] + 1 and now["state"] == "ready"
 
     wait_until(is_back, 20, lambda: f"the {kind} to be back")
     assert slow_farm.submit(t2i(f"after-{kind}")).status == 200
@@ -117,7 +117,7 @@ def test_two_folders_run_side_by_side_and_outlive_the_terminal(slow_farm: Farm, 
     finally:
         other.destroy()
     wait_until(lambda: not any(map(is_alive, pids)), 10, lambda: f"{pids} to be gone")
-    assert child(slow_farm, "agent")["state"] == "running"
+    assert child(slow_farm, "agent")["state"] == "ready"
 
 
 def test_a_second_deploy_changes_nothing(slow_farm: Farm) -> None:
