@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from sdctl.local.sketch.comfy_values import (
     Bundle,
-    Latent,
     Mask,
     NodeError,
     Pictures,
@@ -161,6 +160,3 @@ def picture_facts(graph: dict[str, Any], extra_data: dict[str, Any]) -> dict[str
 def _is_keyword(key: object) -> bool:
     """Say whether a text is a PNG keyword: 1 to 79 Latin-1 characters, https://www.w3.org/TR/png-3/#11keywords."""
     return isinstance(key, str) and 0 < len(key) < 80 and key.isascii() and key.isprintable()
-
-
-__all__ = ["Latent", "Saving", "picture_facts"]

@@ -21,6 +21,8 @@ from sdctl.local.sketch.workflow import Sampling, evaluate, read_sampling, sampl
 
 log = logging.getLogger(__name__)
 Graph = dict[str, dict[str, Any]]
+# Making a preview takes about ten milliseconds, which a fast run must not pay at every step.
+_PREVIEW_SECONDS = 0.1
 
 
 class InterruptedRunError(Exception):
@@ -212,10 +214,14 @@ class _Run:
         facts = {"node_id": node, "prompt_id": prompt.id, "display_node_id": node, "parent_node_id": None,
                  "real_node_id": node}  # fmt: skip
 
+        last = time.monotonic()
+
         def send(step: int) -> None:
+            nonlocal last
             from sdctl.local.sketch.images import jpeg_preview
 
-            if self._sockets.anyone(sid):
+            if self._sockets.anyone(sid) and time.monotonic() - last > _PREVIEW_SECONDS:
+                last = time.monotonic()
                 self._sockets.send_preview(jpeg_preview(frame, step / steps), facts, sid)
 
         return send

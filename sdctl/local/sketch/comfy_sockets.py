@@ -24,8 +24,8 @@ SERVER_FEATURES = {
 class Client:
     """One socket, written to by a task of its own so that a slow reader delays nobody."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
-        self._socket = socket
+    def __init__(self, socket: web.WebSocketResponse, transport: asyncio.Transport | None) -> None:
+        self._socket, self._transport = socket, transport
         self._waiting: asyncio.Queue[str | bytes] = asyncio.Queue(_MAX_WAITING)
         self.wants_metadata = False
 
@@ -34,9 +34,8 @@ class Client:
         try:
             self._waiting.put_nowait(message)
         except asyncio.QueueFull:
-            transport = self._socket._req.transport if self._socket._req else None
-            if transport is not None:
-                transport.abort()
+            if self._transport is not None:
+                self._transport.abort()
 
     def put_preview(self, message: bytes) -> None:
         """Queue a preview unless older ones still wait."""
@@ -74,7 +73,7 @@ class Sockets:
         """Serve one socket until it closes."""
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        client = Client(socket)
+        client = Client(socket, request.transport)
         sid = request.query.get("clientId", "") or uuid.uuid4().hex
         self._clients[sid] = client
         self._open.add(socket)

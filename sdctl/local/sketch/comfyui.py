@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
-import mimetypes
 import random
 import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from sdctl.local.sketch import machine
+from sdctl.local.sketch.comfy_files import FileRoutes
 from sdctl.local.sketch.comfy_queue import Queue, history_entry, job_object, milliseconds
+from sdctl.local.sketch.comfy_reading import TroubleError, as_object, as_whole, read_json
 from sdctl.local.sketch.comfy_run import Prompt, Runner
 from sdctl.local.sketch.comfy_schema import object_info
 from sdctl.local.sketch.comfy_sockets import SERVER_FEATURES, Sockets
 from sdctl.local.sketch.comfy_validate import simple_error, validate
 from sdctl.local.sketch.files import (
-    FOLDERS,
-    FileRef,
     FileStore,
     OutsideFolderError,
     file_ref,
-    inside,
-    split_annotation,
 )
 from sdctl.local.sketch.models import Models
 from sdctl.local.sketch.notice import RUNTIME, SENTENCE
@@ -43,20 +38,7 @@ _MODEL_FOLDERS = (
     "embeddings", "diffusers", "vae_approx", "controlnet", "gligen", "upscale_models", "custom_nodes",
     "hypernetworks", "photomaker", "classifiers",
 )  # fmt: skip
-# Never sent as what a browser would run.
-_ACTIVE_TYPES = (
-    "text/html",
-    "text/html-sandboxed",
-    "application/xhtml+xml",
-    "text/javascript",
-    "text/css",
-    "image/svg+xml",
-)
 _TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
-
-
-class TroubleError(Exception):
-    """What makes the real server fail with a bare 500."""
 
 
 class ComfyUi:
@@ -94,18 +76,17 @@ class ComfyUi:
 
     def _routes(self) -> list[web.RouteDef]:
         return [
-            web.get("/ws", self._ws), web.post("/prompt", self._post_prompt), web.get("/prompt",
-            self._get_prompt),
-            web.get("/history", self._get_history), web.get("/history/{id}", self._get_one_history),
-            web.post("/history", self._post_history), web.get("/queue", self._get_queue),
-            web.post("/queue", self._post_queue), web.post("/interrupt", self._interrupt),
-            web.post("/free", self._free), web.get("/view", self._view), web.post("/upload/image",
-            self._upload_image),
-            web.post("/upload/mask", self._upload_mask), web.get("/system_stats", self._system_stats),
+            web.get("/ws", self._ws), web.post("/prompt", self._post_prompt),
+            web.get("/prompt", self._get_prompt), web.get("/history", self._get_history),
+            web.get("/history/{id}", self._get_one_history), web.post("/history", self._post_history),
+            web.get("/queue", self._get_queue), web.post("/queue", self._post_queue),
+            web.post("/interrupt", self._interrupt), web.post("/free", self._free),
+            web.get("/system_stats", self._system_stats),
             web.get("/object_info", self._object_info), web.get("/object_info/{name}", self._object_info),
             web.get("/features", self._features), web.get("/embeddings", self._empty_list),
             web.get("/extensions", self._empty_list), web.get("/models", self._model_folders),
             web.get("/models/{folder}", self._model_names),
+            *FileRoutes(self._files, self._pace).routes(),
         ]  # fmt: skip
 
     async def _ws(self, request: web.Request) -> web.StreamResponse:
@@ -115,7 +96,7 @@ class ComfyUi:
         return web.json_response({"exec_info": {"queue_remaining": self._queue.remaining}})
 
     async def _post_prompt(self, request: web.Request) -> web.Response:
-        body = await _json(request)
+        body = await read_json(request)
         if not isinstance(body, (dict, list)):
             raise TroubleError("the body is neither an object nor an array")
         if "prompt" not in body or isinstance(body, list):
@@ -168,7 +149,7 @@ class ComfyUi:
 
     async def _get_history(self, request: web.Request) -> web.Response:
         prompts = list(self._queue.history.values())
-        most, offset = (_whole(request.query.get(name)) for name in ("max_items", "offset"))
+        most, offset = (as_whole(request.query.get(name)) for name in ("max_items", "offset"))
         if offset is None or offset < 0:
             offset = len(prompts) - most if most is not None else 0
         chosen = prompts[max(0, offset) :][: most if most is not None else None]
@@ -179,7 +160,7 @@ class ComfyUi:
         return web.json_response({prompt.id: history_entry(prompt)} if prompt else {})
 
     async def _post_history(self, request: web.Request) -> web.Response:
-        body = _object(await _json(request))
+        body = as_object(await read_json(request))
         if body.get("clear"):
             self._queue.history.clear()
         for prompt_id in _ids(body):
@@ -193,7 +174,7 @@ class ComfyUi:
         )
 
     async def _post_queue(self, request: web.Request) -> web.Response:
-        body = _object(await _json(request))
+        body = as_object(await read_json(request))
         if body.get("clear"):
             self._queue.clear()
         for prompt_id in _ids(body):
@@ -205,94 +186,14 @@ class ComfyUi:
             body = json.loads(await request.read() or b"{}")
         except ValueError:
             body = {}
-        self._queue.interrupt(_object(body).get("prompt_id") or None)
+        self._queue.interrupt(as_object(body).get("prompt_id") or None)
         return web.Response()
 
     async def _free(self, request: web.Request) -> web.Response:
-        body = _object(await _json(request))
+        body = as_object(await read_json(request))
         if body.get("unload_models") or body.get("free_memory"):
             self._runner.forget()
         return web.Response()
-
-    async def _view(self, request: web.Request) -> web.StreamResponse:
-        name = request.query.get("filename", "")
-        if not name:
-            return web.Response(status=404)
-        name, folder = split_annotation(name, request.query.get("type", "output"))
-        if not name or name[0] == "/" or ".." in name or folder not in FOLDERS:
-            return web.Response(status=400)
-        try:
-            subfolder = inside(request.query.get("subfolder", ""))
-        except OutsideFolderError:
-            return web.Response(status=403)
-        base = name.rsplit("/", 1)[-1]
-        data = self._files.get(FileRef(folder, subfolder, base))
-        if data is None:
-            return web.Response(status=404)
-        kind = mimetypes.guess_type(base)[0] or "application/octet-stream"
-        if "preview" in request.query:
-            converted = await self._pace.run(partial(_smaller, data, request.query["preview"]))
-            if converted is not None:
-                data, kind = converted
-        safe = re.sub(r'[\x00-\x1f"\\]', "_", base)
-        headers = {"Content-Disposition": f'filename="{safe}"'}
-        kind = "application/octet-stream" if kind in _ACTIVE_TYPES else kind
-        return web.Response(body=data, content_type=kind, headers=headers)
-
-    async def _upload_image(self, request: web.Request) -> web.Response:
-        post = await request.post()
-        return await self._stored_upload(dict(post), lambda data: data)
-
-    async def _upload_mask(self, request: web.Request) -> web.Response:
-        """Store a picture of ours again, with the alpha channel of what is sent."""
-        post = dict(await request.post())
-        reference = _object(_loads(str(post.get("original_ref", ""))))
-        name, folder = split_annotation(
-            str(reference.get("filename", "")), str(reference.get("type", "output"))
-        )
-        if not name or name[0] == "/" or ".." in name or folder not in FOLDERS:
-            return web.Response(status=400)
-        try:
-            subfolder = inside(str(reference.get("subfolder", "")))
-        except OutsideFolderError:
-            return web.Response(status=403)
-        original = self._files.get(FileRef(folder, subfolder, name))
-        if original is None:
-            return web.Response(status=400)
-        return await self._stored_upload(post, lambda data: _with_alpha(original, data))
-
-    async def _stored_upload(self, post: dict[str, Any], convert: Callable[[bytes], bytes]) -> web.Response:
-        field = post.get("image")
-        if field is None:
-            return web.Response(status=400)
-        folder = str(post.get("type") or "input")
-        if not isinstance(field, web.FileField) or folder not in FOLDERS:
-            raise TroubleError("no file name, or no such folder")
-        if not field.filename:
-            return web.Response(status=400)
-        try:
-            subfolder = inside(str(post.get("subfolder", "")))
-            if inside(field.filename) != field.filename or "/" in field.filename:
-                raise OutsideFolderError(field.filename)
-        except OutsideFolderError:
-            return web.Response(status=400)
-        raw = await asyncio.to_thread(field.file.read)
-        data = await self._pace.run(lambda: convert(raw))
-        name = field.filename if str(post.get("overwrite", "")).lower() in ("true", "1") else self._free_name(
-            folder, subfolder, field.filename, data)  # fmt: skip
-        self._files.put(FileRef(folder, subfolder, name), data)
-        return web.json_response({"name": name, "subfolder": subfolder, "type": folder})
-
-    def _free_name(self, folder: str, subfolder: str, name: str, data: bytes) -> str:
-        """Return the name itself where it is free or holds the same bytes, else `name (1).png` and so on."""
-        stem, dot, suffix = name.rpartition(".")
-        number, candidate = 0, name
-        while (
-            present := self._files.get(FileRef(folder, subfolder, candidate))
-        ) is not None and present != data:
-            number += 1
-            candidate = f"{stem} ({number}){dot}{suffix}" if stem else f"{name} ({number})"
-        return candidate
 
     async def _system_stats(self, _request: web.Request) -> web.Response:
         total, free = machine.total_bytes(), machine.free_bytes()
@@ -340,7 +241,7 @@ class ComfyUi:
         jobs = [job for job in jobs if not wanted or job["status"] in wanted]
         rising = request.query.get("sort_order", "desc") == "asc"
         jobs.sort(key=lambda job: (job["create_time"], job["priority"]), reverse=not rising)
-        offset, limit = _whole(request.query.get("offset")) or 0, _whole(request.query.get("limit"))
+        offset, limit = as_whole(request.query.get("offset")) or 0, as_whole(request.query.get("limit"))
         shown = jobs[offset:][: limit if limit is not None else None]
         more = offset + len(shown) < len(jobs)
         pagination = {"offset": offset, "limit": limit, "total": len(jobs), "has_more": more}
@@ -363,67 +264,13 @@ class ComfyUi:
         return web.json_response({"cancelled": self._queue.delete(wanted) or self._queue.interrupt(wanted)})
 
 
-async def _json(request: web.Request) -> Any:
-    return _loads(await request.read())
-
-
-def _loads(text: str | bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TroubleError("not JSON") from error
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TroubleError("not an object")
-    return value
-
-
 def _ids(body: dict[str, Any]) -> list[str]:
     ids = body.get("delete", [])
     return [one for one in ids if isinstance(one, str)] if isinstance(ids, list) else []
 
 
-def _whole(text: str | None) -> int | None:
-    try:
-        return int(text) if text is not None else None
-    except ValueError:
-        return None
-
-
 def _refused(error: dict[str, Any], node_errors: dict[str, Any] | None = None) -> web.Response:
     return web.json_response({"error": error, "node_errors": node_errors or {}}, status=400)
-
-
-def _smaller(data: bytes, wish: str) -> tuple[bytes, str] | None:
-    """Convert a picture as /view's `preview=webp;90` asks; None where it is no picture."""
-    from sdctl.local.sketch.images import BadImageError, decode_image, rgb
-
-    form, _, quality = wish.partition(";")
-    form = form if form in ("webp", "jpeg") else "webp"
-    buffer = io.BytesIO()
-    try:
-        rgb(decode_image(data)).save(buffer, form, quality=min(100, _whole(quality or None) or 90))
-    except BadImageError:
-        return None
-    return buffer.getvalue(), f"image/{form}"
-
-
-def _with_alpha(original: bytes, mask: bytes) -> bytes:
-    from sdctl.local.sketch.images import BadImageError, decode_image
-
-    try:
-        picture, alpha = (
-            decode_image(original).convert("RGBA"),
-            decode_image(mask).convert("RGBA").getchannel("A"),
-        )
-    except BadImageError as error:
-        raise TroubleError("no picture") from error
-    picture.putalpha(alpha.resize(picture.size))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 @web.middleware

@@ -229,7 +229,7 @@ class _Canvas:
             glow = code[(across[None, :] * 37 + down[:, None] * 101 + tower[None, :] * 17) % 4096] > 178
             inside = (np.arange(width) % cell > 0)[None, :] & (y % cell > cell // 3)
             lamp = np.array((255, 214, 140) if row != 1 else self.light.sun, np.float32)
-            level = 0.30 + 0.26 * row + (0.24 if self.light.dark else 0.0)
+            level = min(0.95, 0.30 + 0.26 * row + (0.24 if self.light.dark else 0.0))
             lit = mask & glow & inside & (y > top[None, :] + cell)
             self.pixels[lit] = (self.pixels[lit] * (1 - level) + lamp * level).astype(np.uint8)
 

@@ -56,8 +56,10 @@ _BY_CHANCE = ("day", "sunset", "dawn", "mist", "mint", "rose", "jade", "autumn")
 # Words (English at word starts, Chinese anywhere) and what they ask for.
 _LIGHT_WORDS = {
     "night": "night moon midnight star 夜 月 星", "sunset": "sunset dusk evening golden warm 夕阳 黄昏 日落",
-    "dawn": "dawn sunrise morning pastel 黎明 日出 清晨", "mist": "mist fog rain grey gray storm 雾 雨",
-    "ember": "fire volcano lava dragon hell red 火 龙", "winter": "snow winter ice frozen arctic 雪 冬 冰",
+    "dawn": "dawn sunrise morning pastel 黎明 日出 清晨",
+    "mist": "mist misty fog foggy rain rainy grey gray storm 雾 雨",
+    "ember": "fire fiery volcano lava dragon hell red 火 龙",
+    "winter": "snow snowy winter ice frozen arctic 雪 冬 冰",
     "neon": "cyberpunk neon synthwave futuristic robot 赛博 霓虹 机器人",
     "autumn": "autumn fall wheat harvest 秋",
     "mint": "spring tropical jungle turquoise 春", "rose": "rose pink sakura cherry love 粉 樱 玫瑰",
@@ -70,7 +72,7 @@ _PLACE_WORDS = {
     "desert": "desert dune sand camel egypt 沙漠 沙",
     "forest": "forest tree wood jungle pine 森林 树 林",
     "abstract": "abstract pattern texture fractal marble wallpaper swirl flow 抽象 图案 纹理",
-    "mountain": "mountain alp peak valley hill canyon landscape 山 谷 风景",
+    "mountain": "mountain volcano alp peak valley hill canyon landscape 山 谷 风景",
 }
 _MOTIF_WORDS = {
     "dog": "dog puppy wolf corgi husky hound 狗 犬 狼", "cat": "cat kitten lion tiger kitty 猫 虎 狮",
