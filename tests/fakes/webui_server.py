@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ class WebuiScript:
     progress_moves: bool = True
     other_job_waits: bool = False
     drop_connection: bool = False
+    loading: threading.Event | None = None  # a model is loaded only when this is set
 
 
 def model(name: str, digits: str = "") -> dict[str, Any]:
@@ -96,6 +98,8 @@ class FakeWebui:
         if path == "/internal/pending-tasks" and self.script.flavour != "sdcpp":
             return web.json_response({"size": int(self.script.other_job_waits), "tasks": []})
         if path in handlers:
+            while request.method == "POST" and self.script.loading and not self.script.loading.is_set():
+                await asyncio.sleep(0.01)
             return handlers[path](request, body)
         return web.Response(status=404, body=b"") if self.script.flavour == "sdcpp" else web.json_response(
             {"detail": "Not Found"}, status=404

@@ -36,6 +36,11 @@ class Checkpoint:
         """The file's name without its extension, as `info.sd_model_name` gives it."""
         return _MODEL_SUFFIX.sub("", self.file)
 
+    def is_named(self, name: str) -> bool:
+        """Tell whether `info.sd_model_name` means this model; sd-server keeps the extension there."""
+        base = _MODEL_SUFFIX.sub("", name.replace("\\", "/").rsplit("/", 1)[-1]).casefold()
+        return base in (self.stem.casefold(), _MODEL_SUFFIX.sub("", self.model_name).casefold())
+
     @property
     def bare_title(self) -> str:
         """The title without its hash."""

@@ -25,6 +25,8 @@ from sdctl_agent.runtimes.content import is_url
 from sdctl_agent.runtimes.reasons import refusal
 from sdctl_agent.runtimes.server import Server, ServerSilentError
 
+# The worker waits for this answer; a server validates large workflows in a second or two.
+PROMPT_TIMEOUT_SECONDS: Final = 30.0
 _IMAGE: Final = frozenset({"image"})
 _MOVING: Final = frozenset({"image", "video"})
 _SOUND: Final = frozenset({"audio", "video"})
@@ -67,12 +69,9 @@ class ComfyUiRuntime:
         """Tell whether the server answers and is not stuck at a prompt that was given up."""
         try:
             answer = self.server.request("GET", "/system_stats", timeout_seconds=timeout_seconds)
-            is_ready = answer.status == 200 and not self.watcher.is_stuck(timeout_seconds)
+            return answer.status == 200 and not self.watcher.is_stuck(timeout_seconds)
         except AgentError:
             return False
-        if is_ready:
-            self.socket.start()
-        return is_ready
 
     def prepare(self, task: Task, fetch: InputFetcher) -> Prepared:
         """Upload the inputs that are URLs, and encode the workflow."""
@@ -81,6 +80,8 @@ class ComfyUiRuntime:
         problems = workflow_problems(task.content)
         if problems:
             raise PermanentError(f"content: {'; '.join(problems)}", code="validation_error")
+        # Not before the first task, so that the first receive does not wait for it.
+        self.socket.start()
         uploaded: dict[tuple[str, frozenset[str]], str] = {}
         content = {}
         for node_id, node in task.content.items():
@@ -91,7 +92,6 @@ class ComfyUiRuntime:
     def start(self, prepared: Prepared) -> ComfyUiRun:
         """Post the prompt; the server queues it behind the one that runs."""
         graph: Graph = prepared.request
-        self.socket.start()
         # Fresh each time: the same id twice runs twice, and the later one hides the former. The form is
         # the only one that newer servers take; the oldest ones answer with an id of their own.
         run = ComfyUiRun(self.server, graph, str(uuid.uuid4()), self.socket.client_id, self.watcher.wake)
@@ -126,7 +126,12 @@ class ComfyUiRuntime:
         }
         head = json.dumps(envelope)[:-1].encode() + b', "prompt": '
         try:
-            answer = self.server.request("POST", "/prompt", body=[head, *run.graph.parts, b"}"])
+            answer = self.server.request(
+                "POST",
+                "/prompt",
+                body=[head, *run.graph.parts, b"}"],
+                timeout_seconds=PROMPT_TIMEOUT_SECONDS,
+            )
         except ServerSilentError:
             # It may have been queued all the same; its id is known, so it can be taken out again.
             self.server.post_json("/queue", {"delete": [run.prompt_id]})

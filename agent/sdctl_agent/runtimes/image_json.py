@@ -23,7 +23,7 @@ LONG_STRING_BYTES: Final = 1024
 MAX_REST_BYTES: Final = 32 * 1024 * 1024
 MAX_IMAGES_BYTES: Final = 2 * 1024 * 1024 * 1024
 
-_MARK = re.compile(rb'["\\]')
+_QUOTE: Final = ord('"')
 _DATA_URL = re.compile(rb"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 
@@ -37,7 +37,8 @@ class ImageJson:
         self._rest = bytearray()
         self._blobs: list[_Blob] = []
         self._blob_bytes = 0
-        self._state = self._outside
+        # Functions, not bound methods: a cycle would keep the images until the next collection.
+        self._state = ImageJson._outside
         self._head = bytearray()
         self._decoder: _Base64Decoder | None = None
         self._escaped = False
@@ -50,7 +51,7 @@ class ImageJson:
         """
         position = 0
         while position < len(chunk):
-            position = self._state(chunk, position)
+            position = self._state(self, chunk, position)
         if len(self._rest) > MAX_REST_BYTES or self._blob_bytes > MAX_IMAGES_BYTES:
             raise PermanentError("the runtime's answer is too large", code="runtime_error")
 
@@ -81,14 +82,13 @@ class ImageJson:
         self._rest += chunk[position:end]
         if quote >= 0:
             self._head.clear()
-            self._state = self._beginning
+            self._state = ImageJson._beginning
         return end
 
     def _beginning(self, chunk: bytes, position: int) -> int:
         """Gather a string until it is known to be short, to be text, or to be base64."""
-        mark = _MARK.search(chunk, position)
-        end = len(chunk) if mark is None else mark.start()
-        end = min(end, position + LONG_STRING_BYTES - len(self._head))
+        mark = _next_mark(chunk, position)
+        end = min(mark, position + LONG_STRING_BYTES - len(self._head))
         self._head += chunk[position:end]
         if len(self._head) >= LONG_STRING_BYTES:
             prefix = _DATA_URL.match(self._head)
@@ -96,12 +96,12 @@ class ImageJson:
             if _BASE64.fullmatch(self._head, start):
                 self._decoder = _Base64Decoder(bytes(self._head[:start]))
                 self._decoder.feed(bytes(self._head[start:]))
-                self._state = self._inside_base64
+                self._state = ImageJson._inside_base64
                 return end
-        elif mark is None or mark.start() > end:
+        elif mark == len(chunk):
             return end
         self._rest += self._head
-        self._state = self._inside_text
+        self._state = ImageJson._inside_text
         return end
 
     def _inside_text(self, chunk: bytes, position: int) -> int:
@@ -109,41 +109,47 @@ class ImageJson:
             self._escaped = False
             self._rest += chunk[position : position + 1]
             return position + 1
-        mark = _MARK.search(chunk, position)
-        end = len(chunk) if mark is None else mark.end()
-        self._rest += chunk[position:end]
-        if mark is not None:
-            if mark.group() == b'"':
-                self._state = self._outside
+        mark = _next_mark(chunk, position)
+        self._rest += chunk[position : mark + 1]
+        if mark < len(chunk):
+            if chunk[mark] == _QUOTE:
+                self._state = ImageJson._outside
             else:
                 self._escaped = True
-        return end
+        return mark + 1
 
     def _inside_base64(self, chunk: bytes, position: int) -> int:
         decoder = self._decoder
         if decoder is None:
             raise AssertionError("no decoder while inside base64")
-        mark = _MARK.search(chunk, position)
-        end = len(chunk) if mark is None else mark.start()
-        is_escaped_slash = mark is not None and mark.group() == b"\\"
+        end = _next_mark(chunk, position)
         try:
             self._blob_bytes += decoder.feed(chunk[position:end])
-            if mark is None:
+            if end == len(chunk):
                 return end
-            blob = None if is_escaped_slash else decoder.finish()
+            # A backslash, as some writers put before a slash: then the string is read as text.
+            blob = decoder.finish() if chunk[end] == _QUOTE else None
         except binascii.Error:
             blob = None
         if blob is None:
             # Not what it seemed; what was taken goes back, and the string is read on as text.
             self._rest += decoder.taken_text()
             self._decoder = None
-            self._state = self._inside_text
+            self._state = ImageJson._inside_text
             return end
         self._rest += f"{self._mark}{len(self._blobs)}".encode() + b'"'
         self._blobs.append(blob)
         self._decoder = None
-        self._state = self._outside
+        self._state = ImageJson._outside
         return end + 1
+
+
+def _next_mark(chunk: bytes, position: int) -> int:
+    """Find the next quote or backslash; the chunk's length where there is none."""
+    quote = chunk.find(b'"', position)
+    end = len(chunk) if quote < 0 else quote
+    backslash = chunk.find(b"\\", position, end)
+    return end if backslash < 0 else backslash
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ class SdWebuiRuntime:
         self._note_loaded(options.get("sd_model_checkpoint") if isinstance(options, dict) else None)
         return self.loaded_checkpoint()
 
-    def load(self, model: Checkpoint) -> None:
+    def load(self, model: Checkpoint, call: Call) -> None:
         """Make the server load a model, unless it is the one that it has.
 
         By POST options: `override_settings` would by default load the old model again after each task,
@@ -207,7 +207,7 @@ class SdWebuiRuntime:
             return
         body = json.dumps({"sd_model_checkpoint": model.title}).encode()
         answer = self.server.request(
-            "POST", f"{_API}/options", body=body, timeout_seconds=SWITCH_TIMEOUT_SECONDS
+            "POST", f"{_API}/options", body=body, timeout_seconds=SWITCH_TIMEOUT_SECONDS, call=call
         )
         if answer.status == 404:
             raise PermanentError(
@@ -323,10 +323,12 @@ class SdWebuiRun:
         runtime = self._runtime
         model: Checkpoint | None = self._prepared.notes["checkpoint"]
         if model is not None and runtime.options.dynamic_checkpoint:
-            runtime.load(model)
+            runtime.load(model, self._call)
         if self._prepared.request is None:
             raise AssertionError("a prepared task is started once")
         path, body = self._prepared.request
+        if self._interrupt_wanted.is_set():
+            raise InterruptedRunError("the run was interrupted before it began")
         self._posted.set()
         with runtime.server.stream(
             "POST",
@@ -348,9 +350,7 @@ class SdWebuiRun:
         """Refuse a picture that another model made, where `info` names it."""
         info = _info(document)
         name = info.get("sd_model_name") if isinstance(info, dict) else None
-        if isinstance(name, str) and name and checkpoint_key(name) not in (
-            checkpoint_key(model.filename), checkpoint_key(model.title), checkpoint_key(model.model_name)
-        ):  # fmt: skip
+        if isinstance(name, str) and name and not model.is_named(name):
             self._runtime.forget_loaded()
             raise TransientError(
                 f'the runtime used checkpoint "{name}" instead of "{model.title}"', code="wrong_checkpoint"

@@ -123,7 +123,7 @@ class HttpsPool(HTTPSConnectionPool):
 class Server:
     """One runtime's server at `base_url` (`http://host:port`, perhaps with a path in front of all paths)."""
 
-    def __init__(self, base_url: str, *, connections: int = 8) -> None:
+    def __init__(self, base_url: str, *, connections: int = 16) -> None:
         self.base_url = base_url.rstrip("/")
         parts = urllib3.util.parse_url(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.host:
@@ -142,15 +142,22 @@ class Server:
         content_type: str = "application/json",
         timeout_seconds: float = READ_TIMEOUT_SECONDS,
         limit_bytes: int = MAX_ANSWER_BYTES,
+        call: Call | None = None,
     ) -> Answer:
-        """Send a request and read its whole answer.
+        """Send a request and read its whole answer; `call` may break it off.
 
         Raises:
             ServerGoneError, ServerSilentError: there is no answer.
             PermanentError: the answer is larger than `limit_bytes`.
         """
         with self.stream(
-            method, path, query=query, body=body, content_type=content_type, timeout_seconds=timeout_seconds
+            method,
+            path,
+            query=query,
+            body=body,
+            content_type=content_type,
+            timeout_seconds=timeout_seconds,
+            call=call,
         ) as reply:
             return reply.whole(limit_bytes)
 

@@ -34,6 +34,7 @@ def start() -> Iterator[Started]:
         made.append((server, runtime))
         assert runtime.is_ready(5)
         if connected and server.script.socket in ("well", "silent", "drops"):
+            runtime.socket.start()
             wait_until(lambda: runtime.socket.is_open)
         return made[-1]
 

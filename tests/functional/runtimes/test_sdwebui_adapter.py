@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -356,6 +357,22 @@ def test_an_interrupted_job_is_interrupted_though_the_server_answers_200(start: 
         run.result()
     assert server.interrupted >= 1
     assert run_again(runtime)
+
+
+def test_a_run_that_is_interrupted_before_it_begins_is_never_posted(start: Started) -> None:
+    server, runtime = start(dynamic=True)
+    prepared = runtime.prepare(
+        task("text-to-image", {"override_settings": {"sd_model_checkpoint": "real"}}), Fetcher()
+    )
+    server.script.loading = threading.Event()
+    run = runtime.start(prepared)
+    wait_until(lambda: len(server.posts("options")) == 1)
+    run.interrupt()
+    server.script.loading.set()
+    assert run.done.wait(5)
+    with pytest.raises(InterruptedRunError):
+        run.result()
+    assert server.posts("txt2img") == []
 
 
 def run_again(runtime: SdWebuiRuntime) -> bool:
