@@ -8,8 +8,9 @@ are refused, too: a web page that points its name at 127.0.0.1 gets nothing.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 HEALTH_PATH: Final = "/_ministack/health"
 API_PREFIX: Final = "/_aws/execute-api/"
@@ -27,6 +28,7 @@ API_PREFIX: Final = "/_aws/execute-api/"
 MAX_API_BODY_BYTES: Final = 10 * 1024 * 1024
 # Signed bodies are held in memory to check them; S3 uploads state their hash and are not.
 MAX_SIGNED_BODY_BYTES: Final = 64 * 1024 * 1024
+_LONG_POLL: Final = ".ReceiveMessage"
 
 
 class _TooLargeError(Exception):
@@ -81,9 +83,22 @@ class Gateway:
         except _TooLargeError:
             await _refuse(send, 413, "too_large", "the body is too large")
             return
-        await self._application(scope, receive, send)
+        if request.headers.get("x-amz-target", "").endswith(_LONG_POLL):
+            await self._poll(scope, await _body(request, receive, MAX_SIGNED_BODY_BYTES), receive, send)
+        else:
+            await self._application(scope, receive, send)
         if scope["method"] not in ("GET", "HEAD"):
             self._on_change()
+
+    async def _poll(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Serve a long poll and give it up with its client: the next message is for one who still listens."""
+        gone = asyncio.create_task(_disconnected(receive))
+        poll = asyncio.create_task(self._application(scope, _replay(body, receive), send))
+        await asyncio.wait((poll, gone), return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        poll.cancel()  # nothing happens to one that is done
+        if poll.done():
+            poll.result()
 
     async def _checked(self, request: signatures.Request, receive: Receive) -> Receive | None:
         claim = signatures.read_claim(request)
@@ -137,6 +152,11 @@ def _replay(body: bytes, following: Receive) -> Receive:
         return messages.pop() if messages else await following()
 
     return receive
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refuse(send: Send, status: int, code: str, message: str) -> None:

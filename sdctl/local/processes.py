@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 from typing import Final
 
+from sdctl.errors import ConflictError
 from sdctl.local.state import StateFolder
 
 _POLL_SECONDS: Final = 0.02
+# How long a process that has the lock may take to write who it is.
+_OWNER_SECONDS: Final = 2.0
 
 
 def start_mark(pid: int) -> str:
@@ -63,29 +66,47 @@ def end_leftovers(processes: list[tuple[int, str]], grace_seconds: float) -> Non
 
 
 def take_lock(folder: StateFolder) -> int | None:
-    """Become the folder's only supervisor; returns the handle to keep, or None where there is one."""
+    """Become the folder's only supervisor; returns the handle to keep, or None where there is one.
+
+    Who only looks at the lock holds it for a moment, too: it is tried for a while.
+    """
     handle = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
+    deadline = time.monotonic() + _OWNER_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(handle)
+                return None
+        time.sleep(_POLL_SECONDS / 4)
     os.ftruncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
+    os.write(handle, f"{os.getpid()} {start_mark(os.getpid())}".encode())
     return handle
 
 
 def supervisor_pid(folder: StateFolder) -> int | None:
-    """Return the running supervisor's process id, or None; the lock decides, never a number alone."""
-    try:
-        handle = os.open(folder.lock, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        text = os.read(handle, 32).decode()
-        return int(text) if text.isdecimal() else 0
-    finally:
-        os.close(handle)
-    return None
+    """Return the running supervisor's process id, or None; the lock decides, never a number alone.
+
+    Raises:
+        ConflictError: something else holds the lock.
+    """
+    deadline = time.monotonic() + _OWNER_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            handle = os.open(folder.lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid, _, mark = os.read(handle, 100).decode("ascii", "replace").partition(" ")
+        else:
+            return None
+        finally:
+            os.close(handle)
+        if pid.isdecimal() and is_same(int(pid), mark):
+            return int(pid)
+        time.sleep(_POLL_SECONDS)  # it has the lock and has not yet written who it is
+    raise ConflictError(f"{folder.lock} is held by an unknown process", hint="try again")

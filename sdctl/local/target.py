@@ -183,9 +183,12 @@ class LocalTarget:
         if not self.state.status.exists():
             return LocalStatus(pid, ())
         try:
-            entries = read_json(self.state.status)["children"]
+            document = read_json(self.state.status)
         except FileNotFoundError:
             return LocalStatus(pid, ())  # a starting supervisor has just removed its predecessor's
+        if pid is not None and document["supervisor"] != pid:
+            return LocalStatus(pid, ())  # a starting supervisor has not yet removed its predecessor's
+        entries = document["children"]
         return LocalStatus(
             pid, tuple(_child_status(entry, is_supervised=pid is not None) for entry in entries)
         )

@@ -281,3 +281,27 @@ def test_it_survives_the_terminal(other: LocalTarget, home: Path, tmp_path: Path
         assert caller.wait(10) == -signal.SIGHUP
     assert other.status().is_healthy
     assert client(other.access(), "sqs").list_queues()
+
+
+def test_a_message_is_not_lost_to_a_receiver_that_was_killed(target: LocalTarget) -> None:
+    sqs = client(target.access(), "sqs")
+    url = sqs.create_queue(QueueName="orphaned")["QueueUrl"]
+    script = (
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[3:]\n"
+        "from sdctl.local.target import LocalTarget; from support.local_target import client\n"
+        "target = LocalTarget(Path(sys.argv[1]), 'shared', Path(sys.argv[1]))\n"
+        "sqs = client(target.access(), 'sqs'); sqs.list_queues(); print('ready', flush=True)\n"
+        "sqs.receive_message(QueueUrl=sys.argv[2], WaitTimeSeconds=20)\n"
+    )
+    home = str(target.state.root.parent.parent)
+    command = [sys.executable, "-c", script, home, url, *sys.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as receiver:
+        assert receiver.stdout
+        assert receiver.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # it is parked by then
+        receiver.kill()
+    time.sleep(0.3)
+
+    sqs.send_message(QueueUrl=url, MessageBody="for the living")
+
+    assert sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2)["Messages"][0]["Body"] == "for the living"
