@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from fakes.agent_runtime import ScriptedRuntime, png
 from sdctl import contract, task_record
 from support.agent import Account, Agent, FaultyProxy, now_ms, until
-from support.emulator import running_emulator
+from support.emulator import free_port, running_emulator
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +424,39 @@ def test_bad_settings_stop_the_agent_before_it_receives_and_are_all_named(
     assert agent.wait(10) == 2
     for name in ("S3_BUCKET", "MAX_ATTEMPTS", "RUNTIME_TYPE"):
         assert name in agent.text
+
+
+def test_a_task_that_turns_out_long_gives_back_the_message_that_was_held_behind_it(
+    account: Account, runtime: ScriptedRuntime, start_agent: StartAgent
+) -> None:
+    runtime.seconds = 0.3
+    agent = start_agent()
+    for number in range(2):
+        account.submit(f"quick{number}")
+        account.result_of(f"quick{number}")
+    runtime.seconds = 60
+    runtime.at_work.clear()
+    account.submit("long")
+    assert runtime.at_work.wait(10)
+    account.submit("next")
+    until("the next message to be held", lambda: account.depth() == (0, 2), 5)
+    until("it to be given back", lambda: account.depth() == (1, 1), 20)
+    row = account.row("next")
+    assert row is not None
+    assert (row.status, row.attempts) == ("queued", 1)
+    assert agent.logged("hand_back")[0]["reason"] == "yield"
+
+
+def test_metrics_are_served_where_a_port_is_set(
+    account: Account, runtime: ScriptedRuntime, start_agent: StartAgent
+) -> None:
+    port = free_port()
+    start_agent(METRICS_PORT=str(port))
+    account.submit("dog")
+    account.ended("dog")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    assert 'sd_agent_tasks_total{status="completed"} 1.0' in text
+    assert "sd_agent_runtime_up 1.0" in text
+    for phase in ("queue", "run", "store"):
+        assert f'sd_agent_phase_seconds_count{{phase="{phase}"}} 1.0' in text

@@ -172,7 +172,7 @@ class Agent:
             "RUNTIME_TYPE": "sdwebui", "RUNTIME_NAME": "main", "API_BASE_URL": api_base_url,
             "SQS_QUEUE_URL": account.queue, "SNS_TOPIC_ARN": account.topic, "S3_BUCKET": account.bucket,
             "AWS_DEFAULT_REGION": REGION, "TASK_TABLE": account.name, "AWS_ENDPOINT_URL": account.endpoint,
-            "AWS_ACCESS_KEY_ID": ACCOUNT, "AWS_SECRET_ACCESS_KEY": "test", "PYTHONDEVMODE": "0",
+            "AWS_ACCESS_KEY_ID": ACCOUNT, "AWS_SECRET_ACCESS_KEY": "test",
         } | settings  # fmt: skip
         environment = {name: value for name, value in environment.items() if value}
         self._log = folder / f"agent-{uuid.uuid4().hex[:6]}.log"
