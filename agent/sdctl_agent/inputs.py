@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import io
 import ipaddress
-import re
-import socket
 import threading
 import time
 import zlib
@@ -20,27 +18,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import unquote, urljoin
 
 import urllib3
 
 from sdctl_agent.addresses import Address, Allowlist, is_public, parse_allowlist
 from sdctl_agent.errors import AgentError, PermanentError, SettingsError, TransientError
+from sdctl_agent.input_urls import REFUSED, UNREACHABLE, Target, parse_target, resolve_host
 from sdctl_agent.media import SNIFF_BYTES, is_playable, sniff
 from sdctl_agent.runtimes.base import InputFile
 from sdctl_agent.runtimes.server import Call, HttpPool, HttpsPool, calling
 
-REFUSED: Final = "input_refused"
-UNREACHABLE: Final = "input_unreachable"
 TOO_LARGE: Final = "input_too_large"
 NOT_IMAGE: Final = "input_not_image"
 TIMEOUT: Final = "input_timeout"
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _PASSING: Final = (408, 425, 429)
-_PORTS: Final = {"http": 80, "https": 443}
-_PORT_FORM: Final = range(1, 65536)
-_HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 MAX_ADDRESSES: Final = 4
 MAX_POOLS: Final = 16
 CHUNK_BYTES: Final = 64 * 1024
@@ -59,90 +53,6 @@ class InputLimits:
     connect_seconds: float = 5.0
     read_seconds: float = 20.0
     redirects: int = 5
-
-
-def resolve_host(host: str, port: int) -> Sequence[str]:
-    """Return the addresses of a name, as the system resolves it.
-
-    Raises:
-        PermanentError: there is no such name.
-        TransientError: the resolver could not tell.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        message = f"{host} cannot be resolved: {error.strerror}"
-        if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)):
-            raise PermanentError(message, code=UNREACHABLE) from error
-        raise TransientError(message, code=UNREACHABLE) from error
-    except (OSError, UnicodeError) as error:
-        raise PermanentError(f"{host} is not a host name", code=REFUSED) from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """One URL taken apart; `host` is in lower case and ASCII, without brackets."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def shown(self) -> str:
-        """The URL without its query, which may hold a signature."""
-        return f"{self.scheme}://{self.host_header}{self.path.partition('?')[0]}"
-
-    @property
-    def host_header(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
-
-    @property
-    def name(self) -> str:
-        return unquote(self.path.partition("?")[0].rsplit("/", 1)[-1])[:255]
-
-
-def parse_target(url: str) -> _Target:
-    """Take an http or https URL apart.
-
-    Raises:
-        PermanentError: it is none, or carries a user name, a zone, or characters that parsers disagree on.
-    """
-    if any(ord(char) <= 32 or ord(char) == 127 or char == "\\" for char in url):
-        raise PermanentError("an input URL has a space, backslash or control character", code=REFUSED)
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-        host = (parts.hostname or "").rstrip(".")
-    except ValueError as error:
-        raise PermanentError(f"an input URL is not valid: {error}", code=REFUSED) from error
-    scheme = parts.scheme.lower()
-    if scheme not in _PORTS:
-        raise PermanentError(f'inputs come by http, https or s3, not "{scheme}"', code=REFUSED)
-    if "@" in parts.netloc or "%" in host or not host:
-        raise PermanentError("an input URL has no host, or a user name or zone in it", code=REFUSED)
-    host = _ascii_host(host)
-    if port is not None and port not in _PORT_FORM:
-        raise PermanentError("an input URL's port is not valid", code=REFUSED)
-    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    query = quote(parts.query, safe="/%:@!$&'()*+,;=~-._?")
-    return _Target(scheme, host, port or _PORTS[scheme], f"{path}?{query}" if query else path)
-
-
-def _ascii_host(host: str) -> str:
-    """Return a host as it goes on the wire: a name in ASCII, or an address."""
-    try:
-        if ":" in host:
-            return str(ipaddress.IPv6Address(host))
-        name = (host if host.isascii() else host.encode("idna").decode("ascii")).lower()
-    except ValueError as error:
-        raise PermanentError("an input URL's host is not a valid name", code=REFUSED) from error
-    # Checked after the conversion, which turns some characters into spaces, slashes or dots.
-    if not _HOST.fullmatch(name):
-        raise PermanentError("an input URL's host is not a valid name", code=REFUSED)
-    return name
 
 
 class Inputs:
@@ -203,7 +113,7 @@ class Inputs:
         with self._open_object(bucket, key) as chunks:
             return gather.read(chunks, unquote(key.rsplit("/", 1)[-1]), url)
 
-    def _fetch_once(self, target: _Target, deadline: float) -> InputFile | _Target:
+    def _fetch_once(self, target: Target, deadline: float) -> InputFile | Target:
         """Fetch one URL without following a redirect: the file, or where it leads."""
         addresses = self._checked_addresses(target, deadline)
         for number, address in enumerate(addresses, 1):
@@ -214,7 +124,7 @@ class Inputs:
                     raise TransientError(f"{target.shown} cannot be reached", code=UNREACHABLE) from error
         raise PermanentError(f"{target.host} has no address", code=UNREACHABLE)
 
-    def _checked_addresses(self, target: _Target, deadline: float) -> list[str]:
+    def _checked_addresses(self, target: Target, deadline: float) -> list[str]:
         """Resolve a host and refuse it if any of its addresses is one that inputs may not come from."""
         texts = _in_time(lambda: self._resolve(target.host, target.port), deadline - self._clock())
         for text in texts:
@@ -229,7 +139,7 @@ class Inputs:
                 )
         return list(texts)[:MAX_ADDRESSES]
 
-    def _fetch_from(self, target: _Target, address: str, deadline: float) -> InputFile | _Target:
+    def _fetch_from(self, target: Target, address: str, deadline: float) -> InputFile | Target:
         call = Call()
         left = deadline - self._clock()
         # Bounds what no timeout of a single read bounds: headers and bodies that come in drips.
@@ -253,7 +163,7 @@ class Inputs:
         finally:
             timer.cancel()
 
-    def _exchange(self, target: _Target, address: str, deadline: float, call: Call) -> InputFile | _Target:
+    def _exchange(self, target: Target, address: str, deadline: float, call: Call) -> InputFile | Target:
         left = max(0.1, deadline - self._clock())
         timeout = urllib3.Timeout(
             connect=min(self._limits.connect_seconds, left), read=min(self._limits.read_seconds, left)
@@ -291,7 +201,7 @@ class Inputs:
             else:
                 response.close()
 
-    def _read(self, target: _Target, response: urllib3.BaseHTTPResponse, deadline: float) -> InputFile:
+    def _read(self, target: Target, response: urllib3.BaseHTTPResponse, deadline: float) -> InputFile:
         length = response.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._limits.total_bytes:
             raise _too_large(target.shown, self._limits)
@@ -299,7 +209,7 @@ class Inputs:
         chunks = _decoded(_raw_chunks(response), encoding, target.shown)
         return _Gather(self._limits, self._clock, deadline).read(chunks, target.name, target.shown)
 
-    def _redirected(self, target: _Target, response: urllib3.BaseHTTPResponse) -> _Target:
+    def _redirected(self, target: Target, response: urllib3.BaseHTTPResponse) -> Target:
         location = response.headers.get("location")
         if not location:
             raise PermanentError(f"{target.shown} redirects to nowhere", code=UNREACHABLE)
@@ -309,7 +219,7 @@ class Inputs:
         except ValueError as error:
             raise PermanentError(f"{target.shown} redirects to no URL", code=REFUSED) from error
 
-    def _pool(self, target: _Target, address: str) -> urllib3.HTTPConnectionPool:
+    def _pool(self, target: Target, address: str) -> urllib3.HTTPConnectionPool:
         """Return the pool of connections to one address, checked under one name."""
         key = (target.scheme, target.host, target.port, address)
         with self._lock:
@@ -323,7 +233,7 @@ class Inputs:
         return pool
 
 
-def _make_pool(target: _Target, address: str) -> urllib3.HTTPConnectionPool:
+def _make_pool(target: Target, address: str) -> urllib3.HTTPConnectionPool:
     if target.scheme == "http":
         return HttpPool(address, target.port, maxsize=4, block=False)
     return HttpsPool(

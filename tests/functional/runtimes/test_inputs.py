@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from fakes.agent_runtime import png
 from sdctl_agent.addresses import Allowlist, parse_allowlist
 from sdctl_agent.errors import AgentError, PermanentError, SettingsError, TransientError
-from sdctl_agent.inputs import InputLimits, Inputs, make_fetcher, parse_target, resolve_host
+from sdctl_agent.input_urls import parse_target, resolve_host
+from sdctl_agent.inputs import InputLimits, Inputs, make_fetcher
 
 Handler = Callable[[socket.socket, str], None]
 
