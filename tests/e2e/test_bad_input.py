@@ -6,6 +6,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -142,6 +143,29 @@ def test_an_input_that_is_missing_ends_failed_at_once(farm: Farm) -> None:
     assert farm.submit(task).status == 200
     ended = farm.ended("missing-input")
     assert (ended["status"], ended["attempts"]) == ("failed", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("none.png", "input_unreachable"), ("huge.png", "input_too_large"), ("endless.png", "input_too_large")],
+)
+def test_an_allowed_input_that_is_missing_or_without_end_ends_failed(
+    farm: Farm, images_url: str, name: str, code: str
+) -> None:
+    task = t2i(id=f"allowed-{name.partition('.')[0]}", tasktype="image-to-image")
+    task["content"]["init_images"] = [f"{images_url}/{name}"]
+    assert farm.submit(task).status == 200
+    ended = farm.ended(task["metadata"]["id"])
+    assert (ended["status"], ended["error"]["code"], ended["attempts"]) == ("failed", code, 1)
+    (agent,) = [child for child in farm.status()["children"] if child["name"] == "agent-sdruntime"]
+    assert peak_memory_mb(agent["pid"]) < 300
+
+
+def peak_memory_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no peak memory")
 
 
 class Web:
