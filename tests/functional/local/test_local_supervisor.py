@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sdctl.errors import ConflictError, DeployFailedError
+from sdctl.errors import ConfigError, ConflictError, DeployFailedError
 from sdctl.local import processes
 from sdctl.local.children import ChildSpec
 from sdctl.local.target import LocalTarget
@@ -305,3 +306,36 @@ def test_a_message_is_not_lost_to_a_receiver_that_was_killed(target: LocalTarget
     sqs.send_message(QueueUrl=url, MessageBody="for the living")
 
     assert sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2)["Messages"][0]["Body"] == "for the living"
+
+
+def test_a_port_that_was_taken_meanwhile_is_replaced_and_the_state_kept(other: LocalTarget) -> None:
+    before = other.up()
+    old_url = client(before, "sqs").create_queue(QueueName="kept")["QueueUrl"]
+    saved = other.state.emulator_state / "sqs.json"
+    eventually(lambda: saved.exists() and b"kept" in saved.read_bytes(), "the state to be saved")
+    (supervisor, _), *children = marks(other)
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: not any(processes.is_same(pid, mark) for pid, mark in children), "the children's end")
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", int((before.endpoint_url or "").rpartition(":")[2])))
+        squatter.listen()
+
+        after = other.up()
+
+        assert after.endpoint_url != before.endpoint_url
+        sqs = client(after, "sqs")
+        sqs.send_message(QueueUrl=old_url, MessageBody="x")  # stack outputs hold URLs of the old port
+        assert sqs.receive_message(QueueUrl=sqs.list_queues()["QueueUrls"][0])["Messages"]
+
+
+def test_missing_packages_are_named_with_the_command_that_installs_them(
+    other: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "sdctl.local.target.find_spec", lambda name: None if name == "ministack" else object()
+    )
+    with pytest.raises(ConfigError, match="ministack") as error:
+        other.up()
+    assert "pip install 'sdctl[local]'" in error.value.hint
+    assert not other.exists()
