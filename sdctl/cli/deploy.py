@@ -164,7 +164,8 @@ def destroy() -> None:
     if target is None:
         raise NotFoundError("nothing is deployed here")
     name = deployment.stack_name if deployment else target.state.root.name
-    if not output.confirm(f"Destroy {name} on this machine, with every picture and model of it?"):
+    folder = deployment.folder if deployment else Path.cwd()
+    if not output.confirm(f"Destroy {name} of {folder} on this machine, with every picture and model?"):
         raise typer.Exit(1)
     from sdctl.local.state import is_free
 
