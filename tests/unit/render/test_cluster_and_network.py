@@ -1,0 +1,172 @@
+"""The network's and the cluster's templates: layout, order, privileges, and what cfn-lint says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from ipaddress import IPv4Network
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdctl.config.model import Config
+from sdctl.render.cluster import ami_type, cluster_stack
+from sdctl.render.karpenter import controller_statements
+from sdctl.render.network import network_stack
+from sdctl.render.stacks import Stack
+
+REGIONS = {"aws": ("us-east-1", "us-west-2", "eu-central-1"), "aws-cn": ("cn-north-1", "cn-northwest-1")}
+NAT_MODES = ("single", "perZone", "none")
+
+
+def network(nat_mode: str = "single", partition: str = "aws", **changes: Any) -> Stack:
+    config = Config.model_validate({"network": {"natMode": nat_mode}} | changes)
+    stack = network_stack(config, partition=partition)
+    assert stack is not None
+    return stack
+
+
+def cluster(**changes: Any) -> Stack:
+    return cluster_stack(Config.model_validate(changes), model_bucket="models")
+
+
+def of_type(stack: Stack, kind: str) -> dict[str, dict[str, Any]]:
+    found = stack.template.document["Resources"].items()
+    return {logical: body["Properties"] for logical, body in found if body["Type"] == kind}
+
+
+def test_six_subnets_of_a_19_lie_in_three_zones_and_do_not_overlap() -> None:
+    stack = network(network={"vpcCidr": "172.20.0.0/16"})
+    subnets = of_type(stack, "AWS::EC2::Subnet").values()
+    blocks = [IPv4Network(subnet["CidrBlock"]) for subnet in subnets]
+    assert len(blocks) == 6
+    assert all(block.prefixlen == 19 for block in blocks)
+    assert all(block.subnet_of(IPv4Network("172.20.0.0/16")) for block in blocks)
+    assert not any(first.overlaps(second) for first, second in combinations(blocks, 2))
+    zones = [subnet["AvailabilityZone"]["Fn::Select"][0] for subnet in subnets]
+    assert sorted(zones) == [0, 0, 1, 1, 2, 2]
+    assert not any(subnet["MapPublicIpOnLaunch"] for subnet in subnets)
+
+
+@pytest.mark.parametrize(
+    ("mode", "gateways", "endpoints"), [("single", 1, 2), ("perZone", 3, 2), ("none", 0, 13)]
+)
+def test_the_nat_mode_decides_how_many_gateways_and_endpoints_there_are(
+    mode: str, gateways: int, endpoints: int
+) -> None:
+    stack = network(mode)
+    assert len(of_type(stack, "AWS::EC2::NatGateway")) == gateways
+    assert len(of_type(stack, "AWS::EC2::VPCEndpoint")) == endpoints
+    routes = of_type(stack, "AWS::EC2::Route").values()
+    assert sum("NatGatewayId" in route for route in routes) == (3 if gateways else 0)
+
+
+def test_endpoint_services_of_china_have_the_prefix_that_they_have_there() -> None:
+    names = {
+        properties["ServiceName"]["Fn::Sub"]
+        for properties in of_type(network("none", "aws-cn"), "AWS::EC2::VPCEndpoint").values()
+    }
+    assert "cn.com.amazonaws.${AWS::Region}.ecr.api" in names
+    assert "com.amazonaws.${AWS::Region}.s3" in names
+    assert "com.amazonaws.${AWS::Region}.ssm" in names
+
+
+def test_an_existing_vpc_needs_no_network_stack() -> None:
+    config = Config.model_validate(
+        {"network": {"vpcId": "vpc-0123456789abcdef0", "subnetIds": ["subnet-01234567", "subnet-89abcdef"]}}
+    )
+    assert network_stack(config, partition="aws") is None
+
+
+def test_add_ons_wait_for_what_makes_them_healthy() -> None:
+    resources = cluster().template.document["Resources"]
+    assert set(resources["SystemNodes"]["DependsOn"]) == {"VpcCniAddon", "KubeProxyAddon", "PodIdentityAddon"}
+    for name in ("CoreDnsAddon", "MountpointAddon", "CloudWatchAddon"):
+        assert resources[name]["DependsOn"] == "SystemNodes"
+
+
+def test_nobody_is_administrator_but_the_deployer_and_support_never_becomes_the_dear_kind() -> None:
+    (properties,) = of_type(cluster(), "AWS::EKS::Cluster").values()
+    assert properties["AccessConfig"] == {
+        "AuthenticationMode": "API",
+        "BootstrapClusterCreatorAdminPermissions": False,
+    }
+    assert properties["UpgradePolicy"] == {"SupportType": "STANDARD"}
+    entries = of_type(cluster(), "AWS::EKS::AccessEntry")
+    assert [name for name, entry in entries.items() if entry.get("AccessPolicies")] == ["DeployerAccess"]
+
+
+@pytest.mark.parametrize(
+    ("instance_type", "expected"),
+    [("m7g.large", "ARM_64"), ("c8gn.xlarge", "ARM_64"), ("m7i.large", "x86_64"), ("g5.2xlarge", "x86_64"),
+     ("t4g.medium", "ARM_64"), ("g5g.xlarge", "ARM_64"), ("m5.large", "x86_64")],
+)  # fmt: skip
+def test_the_system_nodes_image_fits_their_processor(instance_type: str, expected: str) -> None:
+    assert ami_type(instance_type) == f"AL2023_{expected}_STANDARD"
+
+
+def test_every_role_has_the_permissions_boundary() -> None:
+    boundary = "arn:aws:iam::123456789012:policy/boundary"
+    roles = of_type(cluster(permissionsBoundaryArn=boundary), "AWS::IAM::Role")
+    assert len(roles) == 7
+    assert {role["PermissionsBoundary"] for role in roles.values()} == {boundary}
+
+
+# Reads that know no narrower resource: https://docs.aws.amazon.com/service-authorization/latest/reference/
+UNNARROWABLE = ("ec2:Describe", "iam:ListInstanceProfiles", "pricing:GetProducts")
+
+
+def test_no_statement_allows_every_action_or_a_resource_wider_than_it_must_be() -> None:
+    for role in of_type(cluster(), "AWS::IAM::Role").values():
+        for policy in role.get("Policies", []):
+            for statement in policy["PolicyDocument"]["Statement"]:
+                assert not any(action.endswith("*") for action in statement["Action"])
+                if "*" in statement["Resource"]:
+                    assert all(action.startswith(UNNARROWABLE) for action in statement["Action"])
+
+
+def test_karpenter_may_end_only_what_it_made_for_this_cluster() -> None:
+    for statement in controller_statements("farm"):
+        if {"ec2:TerminateInstances", "ec2:DeleteLaunchTemplate"} & set(statement["Action"]):
+            assert statement["Condition"] == {
+                "StringEquals": {"aws:ResourceTag/kubernetes.io/cluster/farm": "owned"},
+                "StringLike": {"aws:ResourceTag/karpenter.sh/nodepool": "*"},
+            }
+            return
+    raise AssertionError("nothing may be ended at all")
+
+
+def test_an_inline_policy_of_karpenter_stays_below_the_limit_whatever_the_cluster_is_called() -> None:
+    text = json.dumps(controller_statements("x" * 48), separators=(",", ":"))
+    assert len(text) < 10_240
+
+
+@pytest.mark.parametrize("partition", REGIONS)
+def test_nothing_is_bound_to_one_partition(partition: str) -> None:
+    for stack in (network("none", partition), cluster()):
+        assert "arn:aws:" not in stack.template.text
+        assert "amazonaws.com.cn" not in stack.template.text.replace('"ec2.amazonaws.com.cn"', "")
+
+
+@pytest.mark.slow
+def test_cfn_lint_finds_nothing_in_any_region_of_either_partition(tmp_path: Path) -> None:
+    for partition, regions in REGIONS.items():
+        stacks = {f"network-{mode}": network(mode, partition) for mode in NAT_MODES}
+        stacks["cluster"] = cluster()
+        stacks["cluster-bounded"] = cluster(
+            permissionsBoundaryArn="arn:aws:iam::123456789012:policy/boundary", tags={"team": "art"},
+            clusterComponents={"instanceType": "m7i.large", "desiredCount": 3}, kubernetesVersion="1.35",
+        )  # fmt: skip
+        paths = []
+        for name, stack in stacks.items():
+            path = tmp_path / f"{partition}-{name}.yaml"
+            path.write_text(stack.template.text, encoding="utf-8")
+            paths.append(str(path))
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "cfn-lint"), "-r", *regions, "--", *paths],
+            capture_output=True, text=True, timeout=110, check=False,
+        )  # fmt: skip
+        assert (done.stdout, done.returncode) == ("", 0)
