@@ -12,8 +12,10 @@ Times are whole milliseconds since the epoch, UTC. A row of the table:
 | `route` | `runtime` or `sd_model_checkpoint`, and `route_value` |
 | `body` or `body_bucket`, `body_key` | the content: gzip JSON while small, else where it is in S3 |
 | `status`, `attempts`, `step`, `retry_base` | the state; `step` is what the next claim adds to `attempts` |
-| `submitted_at`, `started_at`, `finished_at`, `deadline_at`, `deadline_seconds`, `ttl` (seconds) | when |
+| `submitted_at`, `finished_at`, `deadline_at`, `deadline_seconds`, `ttl` (seconds) | when |
+| `started_at` | when the runtime began; until the agent knows that, when the task was claimed |
 | `published`, `notified` | what has been told to the topics |
+| `run_ms` | for how long the runtime worked on it in its last attempt |
 | `claim`, `claim_until`, `cancel_requested` | who runs it, and until when nobody else may |
 | `progress`, `node`, `image_url`, `output_url`, `error` (JSON) | what came of it |
 | `listing` | sort key of the index `by_runtime` (partition key `runtime`): newest first |
@@ -63,6 +65,7 @@ class Row:
     body_key: str = ""
     attempts: int = 0
     retry_base: int = 0
+    run_ms: int | None = None
     submitted_at: int = 0
     started_at: int | None = None
     finished_at: int | None = None
@@ -307,7 +310,13 @@ def claim_unseen_call(task: Task, token: str, now_ms: int, body: bytes, *, submi
 
 
 def hold_call(
-    task_id: str, token: str, now_ms: int, *, progress: float | None = None, node: str | None = None
+    task_id: str,
+    token: str,
+    now_ms: int,
+    *,
+    progress: float | None = None,
+    node: str | None = None,
+    started_at: int | None = None,
 ) -> Call:
     """Extend the lease of a run, with its progress and node where given.
 
@@ -317,30 +326,39 @@ def hold_call(
     update = _Update(task_id).set(claim_until=now_ms + CLAIM_MS)
     if progress is not None:
         update.set(progress=progress)
+    if started_at is not None:
+        update.set(started_at=started_at)
     if node is not None:
         update.set(node=node)
     return update.require_equal("claim", token).require_equal("status", contract.RUNNING).call()
 
 
-def release_call(task_id: str, token: str, attempts: int, *, counted: bool) -> Call:
-    """Give a run back to the queue: with `counted` the next attempt is a new one, else the same again."""
-    return (
-        _Update(task_id)
-        .set(status=contract.QUEUED, attempts=attempts + 1 if counted else attempts, step=0)
-        .remove("claim", "claim_until", "progress", "node")
-        .require_equal("claim", token)
-        .require_equal("status", contract.RUNNING)
-        .call()
+def release_call(task_id: str, token: str, attempts: int, *, counted: bool, has_started: bool = True) -> Call:
+    """Give a run back to the queue: with `counted` the next attempt is a new one, else the same again.
+
+    A claim that the runtime never began to work on has not started the task: its deadline still holds.
+    """
+    update = _Update(task_id).set(
+    update.remove("claim", "claim_until", "progress", "node", *([] if has_started else ["started_at"]))
+    return update.require_equal("claim", token).require_equal("status", contract.RUNNING).call()
+        status=contract.QUEUED, attempts=attempts + 1 if counted else attempts, step=0
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The one end state of a task: `status` is an end status, `error` has code, message and maybe node."""
+    """The one end state of a task: `status` is an end status, `error` has code, message and maybe node.
+
+    What an agent knows better than the claim: when the runtime began (`started_at`), for how long it
+    worked (`run_ms`), and how many attempts there really were (`attempts`); None leaves the row's.
+    """
 
     status: str
     finished_at: int
     image_url: Sequence[str] = ()
+    started_at: int | None = None
+    run_ms: int | None = None
+    attempts: int | None = None
     output_url: str = ""
     error: Mapping[str, Any] | None = None
 
@@ -362,6 +380,9 @@ def end_call(row: Row, ending: Ending) -> Call:
         update.set(image_url=list(ending.image_url))
     if ending.output_url:
         update.set(output_url=ending.output_url)
+    for name in ("started_at", "run_ms", "attempts"):
+        if getattr(ending, name) is not None:
+            update.set(**{name: getattr(ending, name)})
     if ending.error is not None:
         update.set(error=contract.canonical_json(ending.error))
     if ending.status == contract.COMPLETED:
@@ -410,8 +431,8 @@ def retry_call(row: Row, now_ms: int) -> Call:
     if row.deadline_seconds is not None:
         update.set(deadline_at=now_ms + int(row.deadline_seconds * 1000))
     update.remove(
-        "started_at", "finished_at", "image_url", "output_url", "error", "notified", "progress", "node",
-        "claim", "claim_until", "cancel_requested",
+        "started_at", "finished_at", "run_ms", "image_url", "output_url", "error", "notified", "progress",
+        "node", "claim", "claim_until", "cancel_requested",
     )  # fmt: skip
     return (
         update.require_equal("status", row.status).require_equal("finished_at", row.finished_at or 0).call()
@@ -430,6 +451,7 @@ def _seconds(start: int | None, end: int | None) -> float | None:
 
 
 def result_notification(row: Row) -> str:
+    ran = _seconds(row.started_at, row.finished_at)
     """Render what the output topic is told of a row; the same row always gives the same bytes."""
     message: dict[str, Any] = {
         "id": row.id,
@@ -443,7 +465,7 @@ def result_notification(row: Row) -> str:
         "attempts": row.attempts,
         "timings": {
             "queued_seconds": _seconds(row.submitted_at, row.started_at or row.finished_at),
-            "run_seconds": _seconds(row.started_at, row.finished_at),
+            "run_seconds": ran if row.run_ms is None else row.run_ms / 1000,
             "total_seconds": _seconds(row.submitted_at, row.finished_at),
         },
     }

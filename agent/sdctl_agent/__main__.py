@@ -75,7 +75,7 @@ def build_worker(settings: Settings) -> Worker:
     parts = Parts(
         consumer,
         handler,
-        Heartbeat(consumer, tasks, time.monotonic),
+        Heartbeat(consumer, tasks, time.monotonic, now_ms, metrics),
         runtime,
         Board(time.monotonic, has_affinity=settings.dynamic_models),
         metrics,

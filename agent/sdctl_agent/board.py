@@ -45,6 +45,7 @@ class Board:
         self._ready: set[Job] = set()  # those of them that could be started
         self._started: list[Job] = []  # on the runtime; the first one runs, the others are queued there
         self._first_since = 0.0
+        self._busy_seconds = 0.0
         self._finishing = 0
         self._passed_over = 0
         self._is_closed = False
@@ -108,7 +109,7 @@ class Board:
         """Note that the runtime has accepted a job that was taken."""
         with self._changed:
             if self._started and self._started[0] is job:
-                self._first_since = self._now()
+                self._first_since = job.running_since = self._now()
             self._changed.notify_all()
 
     def running_seconds(self, job: Job) -> float:
@@ -123,8 +124,13 @@ class Board:
             seconds = 0.0
             if job in self._started:
                 if self._started[0] is job:
-                    seconds = self._now() - self._first_since
-                    self._first_since = self._now()
+                    now = self._now()
+                    seconds = now - self._first_since
+                    job.ran = (self._first_since, now)
+                    self._busy_seconds += seconds
+                    self._first_since = now
+                    if len(self._started) > 1:
+                        self._started[1].running_since = now
                     if job.error is None and not job.is_stopped():
                         self.estimator.task_ended(seconds)
                 self._started.remove(job)
@@ -138,6 +144,11 @@ class Board:
             self._held.discard(job)
             self._finishing -= was_finishing
             self._changed.notify_all()
+
+    def busy_seconds(self) -> float:
+        """Return for how long a task was on the runtime so far, up to this moment."""
+        with self._changed:
+            return self._busy_seconds + (self._now() - self._first_since if self._started else 0.0)
 
     # -- questions ----------------------------------------------------------------------------------
 

@@ -15,11 +15,14 @@ from sdctl import contract, task_record
 from sdctl_agent.aws import AWS_FAILURES, error_code
 from sdctl_agent.consumer import Consumer
 from sdctl_agent.job import CANCELLED, LOST, Job
+from sdctl_agent.metrics import Metrics
 from sdctl_agent.table import LostClaimError, Tasks
 
 TICK_SECONDS = 0.5
 # A cancel has to be seen within 2 s; progress is written at most once a second.
 WATCH_SECONDS = 1.0
+# A loop that has not turned for this long hangs: its calls time out much earlier.
+STUCK_SECONDS = 90.0
 LEASE_SECONDS = task_record.CLAIM_MS / 1000
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,20 @@ log = logging.getLogger(__name__)
 class Heartbeat:
     """The held jobs, and the two loops that keep them held."""
 
-    def __init__(self, consumer: Consumer, tasks: Tasks, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        consumer: Consumer,
+        tasks: Tasks,
+        now: Callable[[], float],
+        now_ms: Callable[[], int],
+        metrics: Metrics,
+    ) -> None:
         self._consumer = consumer
         self._tasks = tasks
         self._now = now
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._ticked = dict.fromkeys(("visibility", "claims"), now())
         self._lock = threading.Lock()
         self._jobs: set[Job] = set()
         self._stop = threading.Event()
@@ -53,14 +66,21 @@ class Heartbeat:
     def keep_visibility(self) -> None:
         """Extend visibility until stopped: the work of one thread."""
         while not self._stop.wait(TICK_SECONDS):
+            self._ticked["visibility"] = self._now()
             self.extend_due()
 
     def keep_claims(self) -> None:
         """Extend claims and watch for cancels until stopped: the work of one thread."""
         while not self._stop.wait(TICK_SECONDS):
+            self._ticked["claims"] = self._now()
             for job in self._held():
+                self._ticked["claims"] = self._now()  # each of them may have to wait for the table
                 if job.row is not None and not job.abandoned.is_set():
                     self.watch(job)
+
+    def is_beating(self) -> bool:
+        """Tell whether both loops still turn; they are allowed the time-outs of their calls."""
+        return self._now() - min(self._ticked.values()) < STUCK_SECONDS
 
     def extend_due(self) -> None:
         """Extend every message that is due; a message whose time has run out is lost."""
@@ -97,16 +117,20 @@ class Heartbeat:
             return
         progress = job.run.progress() if job.run is not None and not job.is_finishing else job.reported
         changed = progress != job.reported
+        # Told with the next write; the end tells it, too, so no call is made for it.
+        begun = job.running_since if not job.has_told_start and not job.is_finishing else None
         if not self._tasks.is_shared and not lease_due:
             return  # nobody else could read progress or ask for a cancel
         job.watched_at = now
         try:
-            if lease_due or changed:
+            if lease_due or changed or begun is not None:  # else a look, which costs a call as well
                 row = self._tasks.hold(
                     job.task_id, job.token, progress.value if changed else None,
-                    (progress.node if changed else None),
+                    progress.node if changed else None,
+                    None if begun is None else self._now_ms() - round((now - begun) * 1000),
                 )  # fmt: skip
                 job.lease_until = now + LEASE_SECONDS
+                job.has_told_start = job.has_told_start or begun is not None
                 job.reported = progress if changed else job.reported
             else:
                 looked = self._tasks.look(job.task_id)
@@ -132,6 +156,7 @@ class Heartbeat:
     def _lose(self, job: Job, why: str) -> None:
         self.drop(job)
         if job.stop(LOST, self._now()):
+            self._metrics.count("lost")
             log.warning("task is left to others: %s", why, extra={"action": "lost", "task": job.task_id})
 
     def _held(self) -> list[Job]:

@@ -80,6 +80,13 @@ class Job:
         self.beat_at = message.received_at
         self.watched_at = message.received_at
         self.reported = Progress()
+        self.has_told_start = False  # the table has the time at which the runtime began
+        # Of the monotonic clock: since when the runtime works on it, from when to when it did, and the
+        # agent's own steps as (name, start, end).
+        self.running_since: float | None = None
+        self.ran: tuple[float, float] | None = None
+        self.steps: list[tuple[str, float, float]] = []
+        self.end_status = ""  # the end that was told, by this agent
         # Set when nothing more may be done for the task, not even a retry of a storing step.
         self.abandoned = threading.Event()
         self._reason = ""

@@ -78,16 +78,18 @@ class Tasks(Protocol):
         """Take a task that has no row yet, and make its row."""
         ...
 
-    def hold(self, task_id: str, token: str, progress: float | None, node: str | None) -> Row:
-        """Extend the lease. Raises `LostClaimError`."""
+    def hold(
+        self, task_id: str, token: str, progress: float | None, node: str | None, started_ms: int | None
+    ) -> Row:
+        """Extend the lease; tell progress, node and start where given. Raises `LostClaimError`."""
         ...
 
     def look(self, task_id: str) -> Row | None:
         """Read a task's row."""
         ...
 
-    def release(self, task_id: str, token: str, attempts: int, *, counted: bool) -> None:
-        """Give a task back to the queue. Raises `LostClaimError`."""
+    def release(self, row: Row, token: str, *, counted: bool, has_started: bool) -> None:
+        """Give a claimed task back to the queue. Raises `LostClaimError`."""
         ...
 
     def end(self, row: Row, ending: Ending) -> Row:
@@ -135,9 +137,13 @@ class TableTasks:
         except LostClaimError as error:
             return Refused(error.row)
 
-    def hold(self, task_id: str, token: str, progress: float | None, node: str | None) -> Row:
-        """Extend the lease, with progress and node where given."""
-        call = task_record.hold_call(task_id, token, self._now_ms(), progress=progress, node=node)
+    def hold(
+        self, task_id: str, token: str, progress: float | None, node: str | None, started_ms: int | None
+    ) -> Row:
+        """Extend the lease, with progress, node and start where given."""
+        call = task_record.hold_call(
+            task_id, token, self._now_ms(), progress=progress, node=node, started_at=started_ms
+        )
         return self._update(call)
 
     def look(self, task_id: str) -> Row | None:
@@ -148,9 +154,10 @@ class TableTasks:
         item = answer.get("Item")
         return task_record.row_from_item(item) if item else None
 
-    def release(self, task_id: str, token: str, attempts: int, *, counted: bool) -> None:
-        """Give a task back to the queue."""
-        self._update(task_record.release_call(task_id, token, attempts, counted=counted))
+    def release(self, row: Row, token: str, *, counted: bool, has_started: bool) -> None:
+        """Give a claimed task back to the queue."""
+        call = task_record.release_call(row.id, token, row.attempts, counted=counted, has_started=has_started)
+        self._update(call)
 
     def end(self, row: Row, ending: Ending) -> Row:
         """Give a task its end state."""
@@ -208,8 +215,10 @@ class MemoryTasks:
                 return Refused(self._rows[task.id])
             return self._keep(self._claimed(self._new(task, submitted_ms), token, receive_count))
 
-    def hold(self, task_id: str, token: str, progress: float | None, node: str | None) -> Row:
-        """Extend the lease."""
+    def hold(
+        self, task_id: str, token: str, progress: float | None, node: str | None, started_ms: int | None
+    ) -> Row:
+        """Extend the lease, with progress, node and start where given."""
         with self._lock:
             row = self._own(task_id, token)
             return self._keep(
@@ -218,6 +227,7 @@ class MemoryTasks:
                     claim_until=self._now_ms() + task_record.CLAIM_MS,
                     progress=row.progress if progress is None else progress,
                     node=row.node if node is None else node,
+                    started_at=row.started_at if started_ms is None else started_ms,
                 )
             )
 
@@ -226,11 +236,11 @@ class MemoryTasks:
         with self._lock:
             return self._rows.get(task_id)
 
-    def release(self, task_id: str, token: str, attempts: int, *, counted: bool) -> None:  # noqa: ARG002
+    def release(self, row: Row, token: str, *, counted: bool, has_started: bool) -> None:  # noqa: ARG002
         """Forget a task that goes back to the queue: another agent may well run it."""
         with self._lock:
-            self._own(task_id, token)
-            del self._rows[task_id]
+            self._own(row.id, token)
+            del self._rows[row.id]
 
     def end(self, row: Row, ending: Ending) -> Row:
         """Give a task its end state."""
@@ -278,6 +288,8 @@ class MemoryTasks:
         return dataclasses.replace(
             row, status=ending.status, finished_at=ending.finished_at, image_url=tuple(ending.image_url),
             output_url=ending.output_url, error=ending.error, claim="", claim_until=0,
+            started_at=row.started_at if ending.started_at is None else ending.started_at,
+            run_ms=ending.run_ms, attempts=row.attempts if ending.attempts is None else ending.attempts,
         )  # fmt: skip
 
     def _keep(self, row: Row) -> Row:

@@ -68,15 +68,16 @@ def test_one_of_two_claims_is_granted(tasks: Tasks, task: Task, clock: Any) -> N
 
 
 def test_a_hand_back_can_be_claimed_again(tasks: Tasks, task: Task, clock: Any) -> None:
-    claim(tasks, task, "one", clock)
-    tasks.release(task.id, "one", 1, counted=False)
+    row = claim(tasks, task, "one", clock)
+    assert isinstance(row, Row)
+    tasks.release(row, "one", counted=False, has_started=True)
     again = claim(tasks, task, "two", clock)
     assert isinstance(again, Row)
     assert (again.claim, again.attempts) == ("two", 1)
     with pytest.raises(LostClaimError):
-        tasks.hold(task.id, "one", None, None)
+        tasks.hold(task.id, "one", None, None, None)
     with pytest.raises(LostClaimError):
-        tasks.release(task.id, "one", 1, counted=False)
+        tasks.release(row, "one", counted=False, has_started=True)
 
 
 def test_the_end_is_won_once(tasks: Tasks, task: Task, clock: Any) -> None:
@@ -95,6 +96,28 @@ def test_the_end_is_won_once(tasks: Tasks, task: Task, clock: Any) -> None:
     assert told.notified
 
 
+def test_the_end_tells_when_the_runtime_began_how_long_it_took_and_the_real_attempts(
+    tasks: Tasks, task: Task, clock: Any
+) -> None:
+    row = claim(tasks, task, "one", clock)
+    assert isinstance(row, Row)
+    ending = Ending("failed", clock.ms + 900, started_at=clock.ms + 400, run_ms=250, attempts=7)
+    ended = tasks.end(row, ending)
+    assert (ended.started_at, ended.run_ms, ended.attempts) == (clock.ms + 400, 250, 7)
+
+
+def test_a_task_that_was_handed_back_before_it_began_can_still_expire(
+    account: Account, clients: AwsClients, task: Task, clock: Any
+) -> None:
+    tasks = TableTasks(clients, account.name, lambda: clock.ms)
+    row = claim(tasks, task, "one", clock)
+    assert isinstance(row, Row)
+    tasks.release(row, "one", counted=False, has_started=False)
+    looked = tasks.look(task.id)
+    assert looked is not None
+    assert (looked.status, looked.started_at) == ("queued", None)
+
+
 def test_a_task_without_a_row_can_be_ended_once(tasks: Tasks, task: Task, clock: Any) -> None:
     row = tasks.end_unseen(task, Ending("failed", clock.ms, error={"code": "invalid_task"}), clock.ms)
     assert (row.status, row.error, row.runtime) == ("failed", {"code": "invalid_task"}, "main")
@@ -105,17 +128,19 @@ def test_a_task_without_a_row_can_be_ended_once(tasks: Tasks, task: Task, clock:
 def test_holding_keeps_progress_and_node(tasks: Tasks, task: Task, clock: Any) -> None:
     claim(tasks, task, "one", clock)
     clock.ms += 10_000
-    held = tasks.hold(task.id, "one", 0.5, "KSampler")
+    held = tasks.hold(task.id, "one", 0.5, "KSampler", clock.ms - 4000)
     assert (held.progress, held.node, held.claim_until) == (0.5, "KSampler", clock.ms + 30_000)
-    assert tasks.hold(task.id, "one", None, None).progress == 0.5
+    assert held.started_at == clock.ms - 4000
+    assert tasks.hold(task.id, "one", None, None, None).progress == 0.5
 
 
 def test_a_counted_release_raises_the_attempts_and_a_dead_lease_too(
     account: Account, clients: AwsClients, task: Task, clock: Any
 ) -> None:
     tasks = TableTasks(clients, account.name, lambda: clock.ms)
-    claim(tasks, task, "one", clock)
-    tasks.release(task.id, "one", 1, counted=True)
+    first = claim(tasks, task, "one", clock)
+    assert isinstance(first, Row)
+    tasks.release(first, "one", counted=True, has_started=True)
     second = claim(tasks, task, "two", clock)
     assert isinstance(second, Row)
     assert second.attempts == 2

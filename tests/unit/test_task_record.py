@@ -110,6 +110,27 @@ def test_a_run_goes_from_queued_to_completed_and_is_notified_once(table: Table) 
     assert not {"open_runtime", "open_until", "claim", "claim_until"} & set(item)
 
 
+def test_what_the_agent_knows_of_the_run_goes_before_what_the_claim_knew(table: Table) -> None:
+    table.submit(make_task())
+    row = table.update(record.claim_call("dog-1", "a", NOW + 1_000))
+    held = table.update(record.hold_call("dog-1", "a", NOW + 3_000, started_at=NOW + 2_000))
+    assert held.started_at == NOW + 2_000
+    ending = record.Ending("failed", NOW + 9_000, started_at=NOW + 2_500, run_ms=4_000, attempts=3)
+    ended = table.update(record.end_call(row, ending))
+    message = json.loads(record.result_notification(ended))
+    assert message["timings"] == {"queued_seconds": 2.5, "run_seconds": 4.0, "total_seconds": 9.0}
+    assert message["attempts"] == 3
+    again = table.update(record.retry_call(ended, NOW + 10_000))
+    assert (again.started_at, again.run_ms) == (None, None)
+
+
+def test_a_claim_that_was_given_back_before_the_run_began_has_not_started_the_task(table: Table) -> None:
+    table.submit(make_task())
+    table.update(record.claim_call("dog-1", "a", NOW))
+    back = table.update(record.release_call("dog-1", "a", 1, counted=False, has_started=False))
+    assert (back.status, back.started_at) == ("queued", None)
+
+
 def test_a_running_task_is_not_claimed_again_until_its_lease_ran_out(table: Table) -> None:
     table.submit(make_task())
     table.update(record.claim_call("dog-1", "a", NOW))

@@ -94,6 +94,7 @@ class Farm:
 
     def __init__(self, **rules: Any) -> None:
         self.now = 0.0
+        self.seconds_a_look = 0.0
         self.now_ms = NOW_MS
         self.bucket, self.topic = Bucket(), Topic()
         self.tasks = MemoryTasks(lambda: self.now_ms)
@@ -106,10 +107,18 @@ class Farm:
         self.handler = Handler(
             Doors(self.tasks, self.storage, Notifier(clients, "topic"), runtime, _no_fetch),
             Rules("main", 3, 60, **rules),
-            Clocks(lambda: self.now, lambda: self.now_ms, random.Random(1)),
+            Clocks(self.look_at_clock, lambda: self.now_ms, random.Random(1)),
             NoMetrics(),
             Pool("upload", 2, _raise),
         )
+
+    def look_at_clock(self) -> float:
+        self.now += self.seconds_a_look
+        return self.now
+
+    def pass_seconds(self, seconds: float) -> None:
+        self.now += seconds
+        self.now_ms += round(seconds * 1000)
 
     def job(self, document: Any = None, *, receive_count: int = 1, text: str = "") -> Job:
         body = text or json.dumps(document or task_message())
@@ -213,6 +222,35 @@ def test_an_attempt_too_many_is_not_run(farm: Farm) -> None:
     assert error_of(farm)["code"] == "attempts_exhausted"
 
 
+def test_the_claim_that_finds_the_attempts_exhausted_is_not_one_of_them(farm: Farm) -> None:
+    farm.handler.admit(farm.job(receive_count=4))
+    (result,) = farm.topic.published
+    assert (result["attempts"], result["error"]["message"]) == (
+        3,
+        "tried 3 times; it was interrupted each time",
+    )
+
+
+def test_seconds_of_waiting_for_the_gpu_and_of_storing_are_not_told_as_running(farm: Farm) -> None:
+    job = farm.admitted()  # sent half a second ago
+    farm.pass_seconds(4)  # fetched, and waited for its predecessor
+    job.ran = (farm.now, farm.now + 2.5)
+    farm.pass_seconds(2.5 + 1)  # a second until its outputs are stored
+    job.result = RunResult((output(b"GIF89a"),), {})
+    assert farm.handler.conclude(job) == DELETE
+    (result,) = farm.topic.published
+    assert result["timings"] == {"queued_seconds": 4.5, "run_seconds": 2.5, "total_seconds": 8.0}
+
+
+def test_a_task_that_never_began_ran_for_no_time(farm: Farm) -> None:
+    job = farm.admitted()
+    farm.pass_seconds(3)
+    job.stop(CANCELLED, farm.now)
+    farm.handler.conclude(job)
+    (result,) = farm.topic.published
+    assert result["timings"]["run_seconds"] == 0
+
+
 def test_a_runtime_that_went_away_gives_the_task_back_at_once(farm: Farm) -> None:
     job = farm.admitted()
     job.error = RuntimeDownError("gone")
@@ -277,16 +315,12 @@ def test_a_failing_step_is_repeated_and_nothing_else(farm: Farm) -> None:
     assert farm.topic.published[0]["status"] == "completed"
 
 
-def test_a_step_that_fails_for_too_long_costs_an_attempt(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_for_too_long_costs_an_attempt(farm: Farm) -> None:
     job = farm.admitted()
     job.result = RunResult((output(b"GIF89a"),), {})
     farm.bucket.failures = [aws_error("AccessDenied")] * 5
 
-    def later() -> float:
-        farm.now += 400
-        return farm.now
-
-    farm.handler._clocks = dataclasses.replace(farm.handler._clocks, now=later)
+    farm.seconds_a_look = 400
     assert farm.handler.conclude(job).delay_seconds >= 5
     assert farm.topic.published == []
 

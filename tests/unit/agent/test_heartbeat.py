@@ -16,6 +16,7 @@ from sdctl.contract import Task
 from sdctl_agent.heartbeat import Heartbeat
 from sdctl_agent.job import CANCELLED, LOST, Job, Message
 from sdctl_agent.logs import JsonFormatter, task_context
+from sdctl_agent.metrics import NoMetrics
 from sdctl_agent.pool import Pool
 from sdctl_agent.runtimes.base import Progress
 from sdctl_agent.table import MemoryTasks
@@ -51,11 +52,13 @@ class SharedTasks(MemoryTasks):
         self.looks = 0
         self.error: Exception | None = None
 
-    def hold(self, task_id: str, token: str, progress: float | None, node: str | None) -> Any:
+    def hold(
+        self, task_id: str, token: str, progress: float | None, node: str | None, started_ms: int | None
+    ) -> Any:
         if self.error:
             raise self.error
         self.holds.append((progress, node))
-        return super().hold(task_id, token, progress, node)
+        return super().hold(task_id, token, progress, node, started_ms)
 
     def look(self, task_id: str) -> Any:
         if self.error:
@@ -77,7 +80,13 @@ class World:
     def __init__(self) -> None:
         self.seconds = 0.0
         self.queue, self.tasks = Queue(), SharedTasks(lambda: int(self.seconds * 1000))
-        self.heartbeat = Heartbeat(self.queue, self.tasks, lambda: self.seconds)  # type: ignore[arg-type]
+        self.heartbeat = Heartbeat(
+            self.queue,
+            self.tasks,
+            lambda: self.seconds,
+            lambda: int(self.seconds * 1000),
+            NoMetrics(),  # type: ignore[arg-type]
+        )
         self.job = Job(Message("m", "r", "{}", 1, 0, 0.0), "token")
         self.job.task = Task(id="dog", runtime="main", tasktype="text-to-image", content={})
         self.job.row = self.tasks.claim_unseen(self.job.task, "token", 0, 1)  # type: ignore[assignment]
@@ -117,6 +126,26 @@ def test_progress_is_written_at_most_once_a_second_and_only_when_it_changed(worl
     written = len(world.tasks.holds)
     world.tick(4)
     assert len(world.tasks.holds) <= written + 1
+
+
+def test_when_the_runtime_began_is_told_with_the_next_look_and_once(world: World) -> None:
+    world.tick(3)
+    looks = world.tasks.looks
+    assert world.tasks.holds == []
+    world.job.running_since = 2.5
+    world.tick(6)
+    row = world.tasks.look("dog")
+    assert row is not None
+    assert row.started_at == 2500
+    assert len(world.tasks.holds) == 1
+    assert world.tasks.looks - looks - 1 <= 5  # the write took the place of one look
+
+
+def test_a_loop_that_hangs_is_noticed(world: World) -> None:
+    world.seconds = 80
+    assert world.heartbeat.is_beating()
+    world.seconds = 100
+    assert not world.heartbeat.is_beating()
 
 
 def test_a_cancel_is_seen_within_2_seconds(world: World) -> None:
@@ -170,7 +199,8 @@ def test_a_task_that_the_agent_itself_settles_is_not_lost(world: World) -> None:
     world.job.is_settling = True
     row = world.job.row
     assert row is not None
-    world.tasks.release("dog", "token", 1, counted=False)
+    assert world.job.row is not None
+    world.tasks.release(world.job.row, "token", counted=False, has_started=True)
     world.tick(40)
     assert world.job.reason == ""
 
