@@ -15,8 +15,8 @@ Times are whole milliseconds since the epoch, UTC. A row of the table:
 | `submitted_at`, `finished_at`, `deadline_at`, `deadline_seconds`, `ttl` (seconds) | when |
 | `started_at` | when the runtime began; until the agent knows that, when the task was claimed |
 | `published`, `notified` | what has been told to the topics |
-| `run_ms` | for how long the runtime worked on it in its last attempt |
 | `claim`, `claim_until`, `cancel_requested` | who runs it, and until when nobody else may |
+| `run_ms` | for how long the runtime worked on it in its last attempt |
 | `progress`, `node`, `image_url`, `output_url`, `error` (JSON) | what came of it |
 | `listing` | sort key of the index `by_runtime` (partition key `runtime`): newest first |
 | `open_runtime`, `open_until` | index `open`: only while something is still to be done for the row |
@@ -65,10 +65,10 @@ class Row:
     body_key: str = ""
     attempts: int = 0
     retry_base: int = 0
-    run_ms: int | None = None
     submitted_at: int = 0
     started_at: int | None = None
     finished_at: int | None = None
+    run_ms: int | None = None
     deadline_at: int | None = None
     deadline_seconds: float | None = None
     published: bool = False
@@ -318,7 +318,7 @@ def hold_call(
     node: str | None = None,
     started_at: int | None = None,
 ) -> Call:
-    """Extend the lease of a run, with its progress and node where given.
+    """Extend the lease of a run, with its progress, node and real start where given.
 
     The returned row tells whether a cancel was asked for. A failed condition means that the task is
     no longer this run's: its work must stop and must not be settled.
@@ -326,10 +326,10 @@ def hold_call(
     update = _Update(task_id).set(claim_until=now_ms + CLAIM_MS)
     if progress is not None:
         update.set(progress=progress)
-    if started_at is not None:
-        update.set(started_at=started_at)
     if node is not None:
         update.set(node=node)
+    if started_at is not None:
+        update.set(started_at=started_at)
     return update.require_equal("claim", token).require_equal("status", contract.RUNNING).call()
 
 
@@ -339,10 +339,10 @@ def release_call(task_id: str, token: str, attempts: int, *, counted: bool, has_
     A claim that the runtime never began to work on has not started the task: its deadline still holds.
     """
     update = _Update(task_id).set(
-    update.remove("claim", "claim_until", "progress", "node", *([] if has_started else ["started_at"]))
-    return update.require_equal("claim", token).require_equal("status", contract.RUNNING).call()
         status=contract.QUEUED, attempts=attempts + 1 if counted else attempts, step=0
     )
+    update.remove("claim", "claim_until", "progress", "node", *([] if has_started else ["started_at"]))
+    return update.require_equal("claim", token).require_equal("status", contract.RUNNING).call()
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,11 +356,11 @@ class Ending:
     status: str
     finished_at: int
     image_url: Sequence[str] = ()
+    output_url: str = ""
+    error: Mapping[str, Any] | None = None
     started_at: int | None = None
     run_ms: int | None = None
     attempts: int | None = None
-    output_url: str = ""
-    error: Mapping[str, Any] | None = None
 
 
 def end_call(row: Row, ending: Ending) -> Call:
@@ -380,11 +380,11 @@ def end_call(row: Row, ending: Ending) -> Call:
         update.set(image_url=list(ending.image_url))
     if ending.output_url:
         update.set(output_url=ending.output_url)
+    if ending.error is not None:
+        update.set(error=contract.canonical_json(ending.error))
     for name in ("started_at", "run_ms", "attempts"):
         if getattr(ending, name) is not None:
             update.set(**{name: getattr(ending, name)})
-    if ending.error is not None:
-        update.set(error=contract.canonical_json(ending.error))
     if ending.status == contract.COMPLETED:
         update.set(progress=1)
     update.remove("claim", "claim_until", "cancel_requested", "step")
@@ -451,8 +451,8 @@ def _seconds(start: int | None, end: int | None) -> float | None:
 
 
 def result_notification(row: Row) -> str:
-    ran = _seconds(row.started_at, row.finished_at)
     """Render what the output topic is told of a row; the same row always gives the same bytes."""
+    ran = _seconds(row.started_at, row.finished_at)
     message: dict[str, Any] = {
         "id": row.id,
         "result": row.status == contract.COMPLETED,
