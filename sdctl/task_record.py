@@ -9,7 +9,6 @@ Times are whole milliseconds since the epoch, UTC. A row of the table:
 | attribute | what |
 |---|---|
 | `id` (key), `runtime`, `tasktype`, `prefix`, `context` (JSON), `hash` | the task |
-| `route` | `runtime` or `sd_model_checkpoint`, and `route_value` |
 | `body` or `body_bucket`, `body_key` | the content: gzip JSON while small, else where it is in S3 |
 | `status`, `attempts`, `step`, `retry_base` | the state; `step` is what the next claim adds to `attempts` |
 | `submitted_at`, `finished_at`, `deadline_at`, `deadline_seconds`, `ttl` (seconds) | when |
@@ -58,8 +57,6 @@ class Row:
     prefix: str = contract.DEFAULT_PREFIX
     context: Any = None
     hash: str = ""
-    route: str = contract.ROUTE_RUNTIME
-    route_value: str = ""
     body: bytes = b""
     body_bucket: str = ""
     body_key: str = ""
@@ -160,8 +157,6 @@ def _task_values(task: Task, now_ms: int, body: bytes) -> dict[str, Any]:
         "tasktype": task.tasktype,
         "prefix": task.prefix,
         "hash": task.content_hash,
-        "route": task.route[0],
-        "route_value": task.route[1],
         "submitted_at": now_ms,
         "ttl": now_ms // 1000 + ROW_LIFE_SECONDS,
         "listing": f"{now_ms:013d}#{task.id}",
@@ -260,11 +255,14 @@ def submit_call(task: Task, now_ms: int, body: bytes) -> Call:
 
 
 def published_call(row: Row, now_ms: int) -> Call:
-    """Record that SNS has accepted the message. A failed condition means that an agent has it already."""
+    """Record that SNS has accepted the message of the task as it is in `row`.
+
+    A failed condition means that an agent has it already, or that it was retried since: the message of
+    a retry is recorded by itself.
+    """
     until = row.deadline_at or now_ms + contract.QUEUE_RETENTION_SECONDS * 1000
-    return (
-        _Update(row.id).set(published=True, open_until=until).require_equal("status", contract.QUEUED).call()
-    )
+    update = _Update(row.id).set(published=True, open_until=until)
+    return update.require_equal("status", contract.QUEUED).require_equal("attempts", row.attempts).call()
 
 
 def _claim(task_id: str, token: str, now_ms: int) -> _Update:
@@ -416,9 +414,10 @@ def notified_call(row: Row) -> Call:
     )
 
 
-def cancel_call(task_id: str) -> Call:
-    """Ask the agent that runs a task to stop it."""
-    return _Update(task_id).set(cancel_requested=True).require_equal("status", contract.RUNNING).call()
+def cancel_call(task_id: str, now_ms: int) -> Call:
+    """Ask the agent that runs a task to stop it; the sweep sees to it where that agent is gone."""
+    update = _Update(task_id).set(cancel_requested=True, open_until=now_ms + UNSETTLED_MS)
+    return update.require_equal("status", contract.RUNNING).call()
 
 
 def retry_call(row: Row, now_ms: int) -> Call:
@@ -502,7 +501,10 @@ def task_object(row: Row) -> dict[str, Any]:
 
 
 def republished_task(row: Row, content: dict[str, Any]) -> Task:
-    """Rebuild the task of a row, for a retry or a publish that did not happen."""
+    """Rebuild the task of a row, for a retry or a publish that did not happen.
+
+    It is routed by its runtime's name, whatever it came by: the model file may be another one by now.
+    """
     return Task(
         id=row.id,
         runtime=row.runtime,
@@ -511,6 +513,6 @@ def republished_task(row: Row, content: dict[str, Any]) -> Task:
         prefix=row.prefix,
         context=row.context,
         deadline_seconds=row.deadline_seconds,
-        route=(row.route, row.route_value or row.runtime),
+        route=(contract.ROUTE_RUNTIME, row.runtime),
         pointer=(row.body_bucket, row.body_key) if row.body_key else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final
 
 from sdctl import contract, task_record
@@ -20,11 +20,21 @@ MAX_TRIES: Final = 5
 class Changer:
     """Cancels and retries tasks."""
 
-    def __init__(self, table: Table, topics: Topics, contents: Contents, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        topics: Topics,
+        contents: Contents,
+        now_ms: Callable[[], int],
+        *,
+        runtimes: Container[str],
+    ) -> None:
+        """Take the deployed runtimes by lower-case name, beside what the changes go through."""
         self._table = table
         self._topics = topics
         self._contents = contents
         self._now_ms = now_ms
+        self._runtimes = runtimes
 
     def get(self, task_id: str) -> Row:
         """Read a task.
@@ -52,8 +62,8 @@ class Changer:
         A retry that was cut off before its message was published is completed.
 
         Raises:
-            ApiError: `not_found`; `task_ended` for a completed task or one whose content is gone;
-                `id_conflict` while it is queued or running; `queue_unavailable`.
+            ApiError: `not_found`; `task_ended` for a completed task or one whose content or runtime is
+                gone; `id_conflict` while it is queued or running; `queue_unavailable`.
         """
         return self._from_latest(task_id, self._retry)
 
@@ -71,7 +81,7 @@ class Changer:
 
     def _cancel(self, row: Row) -> Row:
         if row.status == contract.RUNNING:
-            return self._table.update(task_record.cancel_call(row.id))
+            return self._table.update(task_record.cancel_call(row.id, self._now_ms()))
         if row.status == contract.QUEUED:
             error = {"code": "cancelled", "message": "cancelled before it started"}
             ending = Ending(contract.CANCELLED, self._now_ms(), error=error)
@@ -82,6 +92,10 @@ class Changer:
         return row
 
     def _retry(self, row: Row) -> Row:
+        if row.runtime.lower() not in self._runtimes:
+            raise ApiError(
+                "task_ended", f'runtime "{row.runtime}" is not deployed any more; submit the task to another'
+            )
         if row.status == contract.QUEUED and not row.published:
             self._publish(row)
             return row

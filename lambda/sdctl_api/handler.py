@@ -43,7 +43,7 @@ class Api:
         topics = Topics(aws, input_arn=settings.input_topic_arn, output_arn=settings.output_topic_arn)
         contents = Contents(aws, settings.output_bucket)
         self._submitter = Submitter(self._table, topics, contents, now_ms)
-        self._changer = Changer(self._table, topics, contents, now_ms)
+        self._changer = Changer(self._table, topics, contents, now_ms, runtimes=settings.runtimes)
         self._links = Links(aws, settings.output_bucket)
         self._checkpoints = BucketCheckpoints(aws, settings.model_bucket)
         # What the log line may name: the id of the task, once it is known to be one.

@@ -12,6 +12,9 @@ from sdctl import contract
 from sdctl.task_record import Ending, Row
 
 RETENTION_MS: Final = contract.QUEUE_RETENTION_SECONDS * 1000
+# A deployment tells the functions of a new runtime one after the other: its first tasks may be seen by a
+# sweep that does not know it yet.
+REMOVED_GRACE_MS: Final = 600_000
 
 
 class Need(Enum):
@@ -20,19 +23,25 @@ class Need(Enum):
     NOTHING = "nothing"
     PUBLISH = "publish"
     EXPIRE = "expire"
+    CANCEL = "cancel"
     NOTIFY = "notify"
 
 
-def need_of(row: Row, now_ms: int) -> Need:
-    """Decide what a row needs at `now_ms`."""
+def need_of(row: Row, now_ms: int, *, is_deployed: bool = True) -> Need:
+    """Decide what a row needs at `now_ms`; the queue of a runtime that is not deployed is gone."""
+    if not is_deployed and not row.is_ended:
+        is_recent = max(row.queued_at, row.claim_until) + REMOVED_GRACE_MS > now_ms
+        return Need.NOTHING if is_recent else Need.EXPIRE
     if row.open_until >= now_ms:
         return Need.NOTHING
     if row.is_ended:
         return Need.NOTHING if row.notified else Need.NOTIFY
+    if row.status == contract.RUNNING and row.claim_until > now_ms:
+        return Need.NOTHING  # held by its agent, which ends it
+    if row.cancel_requested:
+        return Need.CANCEL  # its agent went away or gave it back, and nobody may claim it any more
     if row.queued_at + RETENTION_MS < now_ms:
-        # Its message is gone from the queue. One that still runs is held by its agent and ends by itself.
-        is_held = row.status == contract.RUNNING and row.claim_until > now_ms
-        return Need.NOTHING if is_held else Need.EXPIRE
+        return Need.EXPIRE  # its message is gone from the queue
     if row.status != contract.QUEUED:
         return Need.NOTHING
     # A deadline is for the start: a task that was handed back has started before.
@@ -41,8 +50,15 @@ def need_of(row: Row, now_ms: int) -> Need:
     return Need.NOTHING if row.published else Need.PUBLISH
 
 
-def expiry(row: Row, now_ms: int) -> Ending:
-    """Make the end of a row that waited too long."""
-    is_late = row.deadline_at is not None and row.deadline_at <= now_ms and row.started_at is None
-    reason = "the deadline passed before it started" if is_late else "the queue keeps no message for longer"
+def ending_of(row: Row, need: Need, now_ms: int, *, is_deployed: bool = True) -> Ending:
+    """Make the end of a row that waited too long or whose cancel nobody is left to carry out."""
+    if need is Need.CANCEL:
+        error = {"code": "cancelled", "message": "cancelled while no agent held it"}
+        return Ending(contract.CANCELLED, now_ms, error=error)
+    if row.deadline_at is not None and row.deadline_at <= now_ms and row.started_at is None:
+        reason = "the deadline passed before it started"
+    elif not is_deployed:
+        reason = f'runtime "{row.runtime}" is not deployed any more'
+    else:
+        reason = "the queue keeps no message for longer"
     return Ending(contract.EXPIRED, now_ms, error={"code": "expired", "message": reason})

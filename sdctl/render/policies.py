@@ -73,7 +73,7 @@ def sweep_statements() -> list[Statement]:
     """End and report overdue tasks, and finish what a crash left half published."""
     return [
         allow(["dynamodb:GetItem", "dynamodb:UpdateItem"], [_TABLE]),
-        allow(["dynamodb:Query"], [_index("open")]),
+        allow(["dynamodb:Query", "dynamodb:Scan"], [_index("open")]),
         allow(["sns:Publish"], [_INPUT_TOPIC, _OUTPUT_TOPIC]),
         allow(["s3:PutObject"], [_output_objects(f"{RESERVED_PREFIX}/tasks/*")]),
     ]

@@ -251,7 +251,7 @@ class Load:
         for task_id in self.random.sample(sorted(self.wanted), count):
             wanted = self.wanted[task_id]
             with contextlib.suppress(self.dynamodb.exceptions.ConditionalCheckFailedException):
-                self.dynamodb.update_item(TableName="tasks", **record.cancel_call(task_id))
+                self.dynamodb.update_item(TableName="tasks", **record.cancel_call(task_id, int(time.time() * 1000)))
                 wanted.statuses.add("cancelled")
                 self.counts["cancel"] += 1
 

@@ -180,7 +180,7 @@ def test_a_running_task_that_is_cancelled_stops_within_3_seconds(
     start_agent()
     account.submit("dog")
     assert runtime.at_work.wait(15)
-    account.write(task_record.cancel_call("dog"))
+    account.write(task_record.cancel_call("dog", int(time.time() * 1000)))
     result = account.result_of("dog", 3.5)
     assert (result["status"], result["result"], result["image_url"]) == ("cancelled", False, [])
     assert runtime.interrupts >= 1

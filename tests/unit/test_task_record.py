@@ -174,7 +174,7 @@ def test_an_unstarted_task_past_its_deadline_is_not_claimed_but_a_started_one_is
 def test_a_task_asked_to_stop_is_seen_by_its_run_and_never_claimed_again(table: Table) -> None:
     table.submit(make_task())
     row = table.update(record.claim_call("dog-1", "a", NOW))
-    assert table.update(record.cancel_call("dog-1")).cancel_requested
+    assert table.update(record.cancel_call("dog-1", NOW)).cancel_requested
     assert table.update(record.hold_call("dog-1", "a", NOW + 1)).cancel_requested
     seen = table.refused(record.claim_call("dog-1", "b", NOW + 40_000))
     assert seen is not None
@@ -222,6 +222,42 @@ def test_publishing_is_recorded_only_while_the_task_waits(table: Table) -> None:
     assert published.published
     table.update(record.claim_call("dog-1", "a", NOW))
     assert table.refused(record.published_call(row, NOW)) is not None
+
+
+def test_a_publish_that_is_recorded_late_does_not_count_for_the_retry_after_it(table: Table) -> None:
+    first = table.submit(make_task())
+    ended = table.update(record.end_call(first, record.Ending("cancelled", NOW + 5)))
+    retried = table.update(record.retry_call(ended, NOW + 10))
+    seen = table.refused(record.published_call(first, NOW + 11))
+    assert seen is not None
+    assert not seen.published
+    assert table.update(record.published_call(retried, NOW + 12)).published
+
+
+def test_a_message_from_before_a_retry_and_the_retrys_own_make_one_run(table: Table) -> None:
+    ended = table.update(record.end_call(table.submit(make_task()), record.Ending("cancelled", NOW + 5)))
+    table.update(record.retry_call(ended, NOW + 10))
+    old = table.update(record.claim_call("dog-1", "old", NOW + 20))
+    assert (old.status, old.attempts) == ("running", 1)
+    seen = table.refused(record.claim_call("dog-1", "new", NOW + 21))
+    assert seen is not None
+    assert seen.claim == "old"
+
+
+def test_a_run_from_before_a_retry_can_neither_hold_nor_end_the_task(table: Table) -> None:
+    table.submit(make_task())
+    zombie = table.update(record.claim_call("dog-1", "zombie", NOW))
+    failed = table.update(record.end_call(zombie, record.Ending("failed", NOW + 5)))
+    retried = table.update(record.retry_call(failed, NOW + 10))
+    assert retried.queued_at == (NOW + 10) // 1000 * 1000
+    for call in (
+        record.hold_call("dog-1", "zombie", NOW + 11),
+        record.release_call("dog-1", "zombie", 1, counted=False),
+        record.end_call(zombie, record.Ending("completed", NOW + 12)),
+    ):
+        seen = table.refused(call)
+        assert seen is not None
+        assert seen.status == "queued"
 
 
 def test_a_large_body_is_kept_as_a_pointer(table: Table) -> None:

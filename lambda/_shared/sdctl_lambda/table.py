@@ -68,3 +68,8 @@ class Table:
         """Read one page of an index; `call` holds the arguments of Query without the table's name."""
         page: Mapping[str, Any] = self._client.query(TableName=self._name, **call)
         return page
+
+    def scan(self, call: Call) -> Mapping[str, Any]:
+        """Read one page of a whole index; `call` holds the arguments of Scan without the table's name."""
+        page: Mapping[str, Any] = self._client.scan(TableName=self._name, **call)
+        return page

@@ -204,7 +204,7 @@ def test_the_sweep_publishes_what_a_crash_left_unpublished(front: Front, sweep: 
     assert set(sent) == {"t-1", "large"}
     assert json.loads(sent["t-1"]["Message"])["content"] == {"prompt": "A dog"}
     assert json.loads(sent["large"]["Message"])["content_pointer"]["key"] == ".sdctl/tasks/large/x.json"
-    assert sent["large"]["MessageAttributes"]["sd_model_checkpoint"]["Value"] == CHECKPOINT
+    assert sent["large"]["MessageAttributes"] == {"runtime": {"Type": "String", "Value": "sdweb"}}
     assert front.row("t-1").published
     assert sweep.invoke({})["publish"] == 0
 
@@ -292,6 +292,56 @@ def test_a_sweep_reads_every_page_of_every_runtime(front: Front, sweep: Worker) 
     put(front, make_task("other", "comfy"), now() - HOUR_MS, published=False)
     assert sweep.invoke({})["publish"] == 131
     assert len(front.tasks_sent()) == 131
+
+
+def test_tasks_of_a_removed_runtime_end_and_are_told(front: Front) -> None:
+    put(front, make_task("waits", "gone"), now() - HOUR_MS)
+    put(front, make_task("just-sent", "gone"), now())
+    put(front, make_task("untold", "gone"), now() - HOUR_MS)
+    end(front, contract.COMPLETED, now() - HOUR_MS, "untold")
+    put(front, make_task("deployed"), now() - HOUR_MS)
+    done = front.worker("sdctl_sweep").invoke({})
+    assert (done["expire"], done["notify"], done["publish"]) == (1, 1, 0)
+    row = front.row("waits")
+    assert (row.status, row.notified) == ("expired", True)
+    assert "gone" in (row.error or {})["message"]
+    assert {result["id"]: result["status"] for result in front.results_sent()} == {
+        "waits": "expired",
+        "untold": "completed",
+    }
+    assert front.row("just-sent").status == front.row("deployed").status == "queued"
+
+
+def test_the_names_of_removed_runtimes_are_looked_for_once_a_sandbox(front: Front) -> None:
+    sweep = front.worker("sdctl_sweep")
+    counts = []
+    for _ in range(2):
+        sweep.invoke({})
+        counts.append(sweep.calls.count("dynamodb.scan"))
+    assert counts == [1, 0]
+
+
+@pytest.mark.parametrize("is_given_back", [True, False])
+def test_a_cancel_whose_agent_went_away_is_carried_out_by_the_sweep(
+    front: Front, sweep: Worker, is_given_back: bool
+) -> None:
+    put(front, make_task(), now() - HOUR_MS)
+    front.update(task_record.claim_call("t-1", "token", now() - HOUR_MS))
+    front.update(task_record.cancel_call("t-1", now() - HOUR_MS))
+    if is_given_back:
+        front.update(task_record.release_call("t-1", "token", 1, counted=False))
+    assert sweep.invoke({})["cancel"] == 1
+    row = front.row("t-1")
+    assert (row.status, row.notified) == ("cancelled", True)
+    assert [result["status"] for result in front.results_sent()] == ["cancelled"]
+
+
+def test_a_cancel_is_left_to_the_agent_that_still_holds_the_task(front: Front, sweep: Worker) -> None:
+    put(front, make_task(), now() - HOUR_MS)
+    front.update(task_record.claim_call("t-1", "token", now()))
+    front.update(task_record.cancel_call("t-1", now() - HOUR_MS))
+    assert sweep.invoke({})["cancel"] == 0
+    assert front.row("t-1").status == "running"
 
 
 def test_a_sweep_without_time_leaves_the_rest(front: Front, sweep: Worker) -> None:

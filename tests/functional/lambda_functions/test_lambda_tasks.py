@@ -15,7 +15,7 @@ import pytest
 from sdctl import contract, task_record
 from sdctl.contract import Task
 from sdctl.task_record import Ending, Row
-from support.lambda_front import Answer, Front, Worker, call, event
+from support.lambda_front import RUNTIMES, Answer, Front, Worker, call, event
 
 TASKS, ONE = "/v1alpha2/tasks", "/v1alpha2/tasks/{id}"
 ENDS = contract.END_STATUSES
@@ -263,14 +263,25 @@ def test_an_ended_task_starts_again_with_its_content(
     assert change(api, "t-1", "retry").code == "id_conflict"
 
 
-def test_a_retry_goes_by_the_route_that_the_task_came(front: Front, api: Worker) -> None:
+def test_a_retry_goes_by_the_name_of_the_runtime_whatever_the_task_came_by(front: Front, api: Worker) -> None:
     scripts = {"task": "text-to-image", "sd_model_checkpoint": "V1-5.safetensors", "id_task": "old"}
     call(api, event("POST", "/v1alpha1", {"alwayson_scripts": scripts, "prompt": "x"}))
     change(api, "old", "cancel")
     [first] = front.messages(front.input_queue)
     assert change(api, "old", "retry").status == 202
     [second] = front.messages(front.input_queue)
-    assert (second["MessageAttributes"], second["Message"]) == (first["MessageAttributes"], first["Message"])
+    assert second["Message"] == first["Message"]
+    assert second["MessageAttributes"] == {"runtime": {"Type": "String", "Value": "sdweb"}}
+
+
+def test_a_task_of_a_removed_runtime_is_not_retried(front: Front, api: Worker) -> None:
+    ended(front, api, contract.FAILED)
+    left = json.dumps([runtime for runtime in RUNTIMES if runtime["name"] != "sdweb"])
+    answer = change(front.worker("sdctl_api", RUNTIMES=left), "t-1", "retry")
+    assert (answer.status, answer.code) == (409, "task_ended")
+    assert "sdweb" in answer.body["error"]["message"]
+    assert front.tasks_sent() == []
+    assert front.row("t-1").status == "failed"
 
 
 def test_a_completed_task_is_not_retried(front: Front, api: Worker) -> None:

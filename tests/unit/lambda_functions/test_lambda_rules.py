@@ -16,7 +16,7 @@ from sdctl_api.checkpoints import BucketCheckpoints, with_bucket_checkpoints
 from sdctl_api.exchange import ApiError, Request, read_request
 from sdctl_lambda.envelopes import envelope_attributes, routed_runtime
 from sdctl_lambda.settings import read_runtimes, read_settings
-from sdctl_sweep.rules import RETENTION_MS, Need, need_of
+from sdctl_sweep.rules import REMOVED_GRACE_MS, RETENTION_MS, Need, need_of
 
 NOW = 1_800_000_000_000
 RUNTIMES = {
@@ -161,10 +161,33 @@ LONG_AGO = NOW - RETENTION_MS - 10_000
         ({"status": "completed"}, Need.NOTIFY),
         ({"status": "failed", "notified": True}, Need.NOTHING),
         ({"status": "expired", "at": LONG_AGO}, Need.NOTIFY),
+        ({"cancel_requested": True}, Need.CANCEL),
+        ({"cancel_requested": True, "open_until": NOW}, Need.NOTHING),
+        ({"cancel_requested": True, "status": "running", "claim_until": NOW - 1}, Need.CANCEL),
+        ({"cancel_requested": True, "status": "running", "claim_until": NOW + 1}, Need.NOTHING),
     ],
 )
 def test_what_an_overdue_row_needs(values: dict[str, Any], need: Need) -> None:
     assert need_of(row(**values), NOW) is need
+
+
+GRACE_AGO = NOW - REMOVED_GRACE_MS - 10_000
+
+
+@pytest.mark.parametrize(
+    ("values", "need"),
+    [
+        ({"at": GRACE_AGO, "open_until": NOW + RETENTION_MS}, Need.EXPIRE),
+        ({"at": GRACE_AGO, "published": False}, Need.EXPIRE),
+        ({"open_until": NOW + RETENTION_MS}, Need.NOTHING),
+        ({"at": GRACE_AGO, "status": "running", "claim_until": NOW - 1}, Need.NOTHING),
+        ({"at": GRACE_AGO, "status": "running", "claim_until": GRACE_AGO}, Need.EXPIRE),
+        ({"at": GRACE_AGO, "status": "completed"}, Need.NOTIFY),
+        ({"at": GRACE_AGO, "status": "completed", "open_until": NOW}, Need.NOTHING),
+    ],
+)
+def test_what_a_row_needs_whose_runtime_is_not_deployed_any_more(values: dict[str, Any], need: Need) -> None:
+    assert need_of(row(**values), NOW, is_deployed=False) is need
 
 
 def test_attributes_are_read_from_an_envelope_and_from_nothing_else() -> None:
