@@ -9,11 +9,10 @@ from sdctl.render.engine import render_yaml
 from sdctl.render.karpenter import INTERRUPTION_EVENTS, controller_statements
 from sdctl.render.policies import allow
 from sdctl.render.stacks import Stack
+from sdctl.versions import KUBERNETES_DEFAULT
 
 CLUSTER_TEMPLATE: Final = "cluster.yaml.j2"
-# The newest version in standard support that the pinned Karpenter supports; the calendar of the account's
-# region is asked when it is deployed. https://karpenter.sh/docs/upgrading/compatibility/
-DEFAULT_KUBERNETES_VERSION: Final = "1.36"
+DEFAULT_KUBERNETES_VERSION: Final = KUBERNETES_DEFAULT
 SPARE_SYSTEM_NODES: Final = 1
 _NODE_POLICIES: Final = (
     "AmazonEKSWorkerNodePolicy",

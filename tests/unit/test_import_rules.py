@@ -23,10 +23,14 @@ ALLOWED = {
     "polling": {"errors"},
     "deployments": {"errors"},
     "config": FOUNDATION,
-    "render": {"config", "assets", "task_record"} | FOUNDATION,
-    "clients": {"polling"} | FOUNDATION,
-    "deploy": {"render", "config", "clients", "polling", "assets", "task_record"} | FOUNDATION,
+    "versions": set(),
+    "render": {"config", "assets", "task_record", "versions"} | FOUNDATION,
+    "clients": {"polling", "versions"} | FOUNDATION,
+    "deploy": {
+        "render", "config", "clients", "polling", "assets", "task_record", "versions",
+    } | FOUNDATION,
     "tasks": {"clients", "polling"} | FOUNDATION,
+    "doctor": {"deploy", "config", "clients", "local", "versions"} | FOUNDATION,
     "local": {
         "deploy", "render", "config", "clients", "polling", "assets", "task_record", "deployments",
     } | FOUNDATION,
