@@ -44,6 +44,7 @@ def build_worker(settings: Settings) -> Worker:
     from sdctl_agent.runtimes.base import RuntimeOptions
     from sdctl_agent.storage import Storage
     from sdctl_agent.table import MemoryTasks, TableTasks, Tasks
+    from sdctl_agent.tracing import NoTracer, OtlpTracer, Tracer
     from sdctl_agent.worker import Parts, Timing, Worker
 
     runtime = create_runtime(
@@ -53,6 +54,7 @@ def build_worker(settings: Settings) -> Worker:
             name=settings.runtime_name,
             dynamic_checkpoint=settings.dynamic_models,
             task_timeout_seconds=settings.task_timeout_seconds,
+            stall_timeout_seconds=settings.stall_timeout_seconds,
         ),
     )
     clients = AwsClients(settings.region)
@@ -72,6 +74,14 @@ def build_worker(settings: Settings) -> Worker:
         metrics,
         Pool("upload", 8, _fatal),
     )
+    tracer: Tracer = NoTracer()
+    if settings.is_traced:
+        tracer = OtlpTracer(settings.runtime_type, settings.queue_url, time.monotonic)
+
+    def warm_up() -> None:
+        clients.warm_up(services)
+        tracer.open()  # after what the first task needs
+
     parts = Parts(
         consumer,
         handler,
@@ -79,7 +89,8 @@ def build_worker(settings: Settings) -> Worker:
         runtime,
         Board(time.monotonic, has_affinity=settings.dynamic_models),
         metrics,
-        lambda: clients.warm_up(services),
+        warm_up,
+        tracer,
     )
     return Worker(
         parts,

@@ -47,6 +47,8 @@ class Settings:
     dead_letter_queue_url: str = ""
     task_table: str = ""
     input_allowlist: tuple[str, ...] = ()
+    stall_timeout_seconds: float = 900
+    is_traced: bool = False
 
 
 class _Reader:
@@ -171,11 +173,24 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         input_allowlist=tuple(
             entry for part in read.text("INPUT_ALLOWLIST").split(",") if (entry := part.strip())
         ),
+        stall_timeout_seconds=read.parsed(
+            "STALL_TIMEOUT_SECONDS", 900.0, _seconds(1, MAX_TASK_TIMEOUT_SECONDS),
+            f"a number of seconds from 1 to {MAX_TASK_TIMEOUT_SECONDS}",
+        ),
+        is_traced=_is_traced(read),
     )  # fmt: skip
     _check_forms(read, settings)
     if read.problems:
         raise SettingsError(read.problems)
     return settings
+
+
+def _is_traced(read: _Reader) -> bool:
+    """Tell whether spans are wanted: by OpenTelemetry's own variables, which its library reads itself."""
+    # https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    is_off = read.text("OTEL_SDK_DISABLED").lower() == "true" or read.text("OTEL_TRACES_EXPORTER") == "none"
+    return not is_off and any(map(read.text, endpoints))
 
 
 def _check_forms(read: _Reader, settings: Settings) -> None:

@@ -30,6 +30,7 @@ from sdctl_agent.logs import task_context
 from sdctl_agent.metrics import Metrics
 from sdctl_agent.pool import Pool, guarded
 from sdctl_agent.runtimes.base import Run, Runtime
+from sdctl_agent.tracing import Tracer
 
 # An interrupted run that does not end within this time is left alone.
 INTERRUPT_SECONDS = 10.0
@@ -63,6 +64,7 @@ class Parts:
     board: Board
     metrics: Metrics
     warm_up: Callable[[], None]  # makes what the first task would have to wait for
+    tracer: Tracer
 
 
 class Worker:
@@ -78,6 +80,7 @@ class Worker:
         self._board = parts.board
         self._metrics = parts.metrics
         self._warm_up = parts.warm_up
+        self._tracer = parts.tracer
         self._timing = timing
         self._now = now
         # Without a shared table a hand-back counts as an attempt, so it is not done for speed alone.
@@ -138,6 +141,7 @@ class Worker:
                     job.abandoned.set()
             self._board.wait_until_empty(INTERRUPT_SECONDS + SETTLE_SECONDS / 6)
         self._heartbeat.stop()
+        self._tracer.close()
         log.info("stopped", extra={"action": "stopped", "left": len(self._board.held())})
 
     # -- receiving ----------------------------------------------------------------------------------
@@ -207,8 +211,16 @@ class Worker:
             if job.error is not None or job.is_stopped():
                 if self._board.withdraw(job):
                     self._finish_soon(job)
+                else:
+                    self._drop_prepared(job)
             elif not self._board.ready(job):
-                log.debug("stopped while it was prepared", extra={"action": "prepared_late"})
+                self._drop_prepared(job)  # stopped, and finished, while it was prepared
+
+    def _drop_prepared(self, job: Job) -> None:
+        """Let go of what was prepared for a task that is not started."""
+        prepared, job.prepared = job.prepared, None
+        if prepared is not None:
+            prepared.drop()
 
     def _guard_errors(self, job: Job, work: Callable[[], None]) -> None:
         """Keep what goes wrong with one task as its error."""
@@ -221,7 +233,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - the boundary around one message
             self._bug(job, error)
             job.error = TransientError(f"internal error: {type(error).__name__}", code="internal")
-        if isinstance(job.error, RuntimeDownError):
+        if isinstance(job.error, RuntimeDownError) and not job.is_stopped():
             self._mark_down(job.error.message)
 
     def _bug(self, job: Job, error: Exception) -> None:
@@ -246,9 +258,7 @@ class Worker:
                 run = job.run
                 if run is not None:
                     self._await_run(job, run)
-                    if run.done.is_set() and not job.is_stopped():
-                        # Here, so that a runtime that went away is known before the next task is started.
-                        self._guard_errors(job, partial(_take_result, job, run))
+                    self._note_failure(job, run)
             self._leave_runtime(job)
             ended = job
 
@@ -277,9 +287,9 @@ class Worker:
             job.run = self._runtime.start(prepared)
 
         self._guard_errors(job, start)
-        job.prepared = None
         if job.run is None:
             return
+        job.prepared = None
         self._board.started(job)
         log.info("task started", extra={"action": "started"})
         if self._notify_running:
@@ -298,6 +308,14 @@ class Worker:
                     self._mark_down("a run could not be interrupted")
                 return
 
+    def _note_failure(self, job: Job, run: Run) -> None:
+        """Know a runtime that went away before the next task is started; the result is read later."""
+        error = run.error() if run.done.is_set() and not job.is_stopped() else None
+        if error is not None:
+            job.error = error
+        if isinstance(error, RuntimeDownError):
+            self._mark_down(error.message)
+
     def _react(self, job: Job) -> None:
         """Act on a job that was stopped: settle it if it waits, interrupt it if it runs."""
         if not job.is_admitted:
@@ -309,7 +327,10 @@ class Worker:
 
     def _interrupt(self, job: Job) -> None:
         run = job.run
-        if run is None or run.done.is_set():
+        if run is None:
+            return
+        if run.done.is_set():
+            run.close()  # whoever still reads what it gave is woken
             return
         try:
             run.interrupt()
@@ -335,6 +356,10 @@ class Worker:
         settlement = LEAVE
         with task_context(job.task_id):
             try:
+                self._drop_prepared(job)
+                run = job.run
+                if run is not None and job.error is None and not job.is_stopped():
+                    self._guard_errors(job, partial(_take_result, job, run))
                 settlement = self._handler.conclude(job)
                 if isinstance(job.error, RuntimeDownError):  # while its outputs were read
                     self._mark_down(job.error.message)
@@ -367,6 +392,7 @@ class Worker:
             self._heartbeat.drop(job)
             self._board.drop(job, was_finishing=was_finishing)
             self._metrics.in_flight(len(self._board.held()))
+            self._tracer.settled(job, settlement)
 
     def _retry(self, name: str, call: Callable[[], None]) -> None:
         def on_error(step: str, code: str) -> None:
