@@ -106,6 +106,12 @@ class ToolError(RemoteError):
         self.stderr_tail = stderr_tail
 
 
+class MachineError(RemoteError):
+    """This machine refused something: a full disk, a folder that is not ours."""
+
+    code = "machine"
+
+
 class DeployFailedError(SdctlError):
     """A stack or release reached a failed state."""
 

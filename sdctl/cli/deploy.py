@@ -101,8 +101,10 @@ def _report(event: Event) -> None:
     if event.resource:
         text = f"  {event.resource} {event.status} {event.reason}".rstrip()
         (output.note if event.status.endswith("_FAILED") else output.detail)(text)
+    elif event.status == "done":
+        output.note(f"{event.step}: done ({event.elapsed_seconds:.1f} s)")
     elif event.status != "kept":
-        output.note(f"{event.step}: {event.status} ({event.elapsed_seconds:.1f} s)")
+        output.detail(f"{event.step}: {event.status}")
 
 
 def _planned(loaded: Loaded) -> Plan:
@@ -267,10 +269,21 @@ def _queues(deployment: Deployment) -> list[dict[str, Any]]:
     return rows
 
 
-def outputs() -> None:
+def outputs(
+    name: Annotated[
+        str | None, typer.Argument(help="Only this one, its value alone.", metavar="NAME")
+    ] = None,
+) -> None:
     """Show the stack's outputs."""
     deployment = context.require_deployment()
-    output.result(deployment.outputs, lambda: _rows(deployment.outputs))
+    if name is None:
+        output.result(deployment.outputs, lambda: _rows(deployment.outputs))
+        return
+    value = deployment.outputs.get(name)
+    if value is None:
+        known = ", ".join(deployment.outputs)
+        raise NotFoundError(f"{deployment.stack_name} has no output {name!r}; it has {known}")
+    output.result({name: value}, value)
 
 
 def apikey() -> None:

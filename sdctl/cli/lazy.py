@@ -7,22 +7,31 @@ the command line, which is the root group's `main`.
 from __future__ import annotations
 
 import copy
+import errno
 import importlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from sdctl.cli import context, output
-from sdctl.errors import ExitCode, SdctlError
+from sdctl.errors import ExitCode, MachineError, SdctlError
 
 # Typer carries a copy of Click whose exceptions it does not export, but for this one's subclasses.
 _UsageProblem: Final[Any] = typer.BadParameter.__mro__[1]
+# What the machine may answer to any reading and writing; anything else is a bug.
+_REFUSALS: Final = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO,
+)  # fmt: skip
+_AGAIN_SECONDS: Final = 0.02
 _GLOBAL_EPILOG: Final = "The global options of `sdctl --help` may stand here too."
 
 
@@ -129,14 +138,20 @@ class RootGroup(LazyGroup):
         try:
             super().invoke(ctx)
         except SdctlError as error:
-            output.error(error)
-            raise typer.Exit(int(error.exit_code)) from error
+            _leave(error)
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            _leave(MachineError(f"{where}{error.strerror}"))
         except KeyboardInterrupt as interrupt:
             output.error_of("interrupted", "interrupted")
             raise typer.Exit(int(ExitCode.INTERRUPTED)) from interrupt
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Read and run a command line, and exit."""
+        if os.name == "posix":
+            sys.unraisablehook = _pass_on_interrupt
         words = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         with context.command_line(context.Options(output=output_format(words))):
@@ -147,6 +162,9 @@ class RootGroup(LazyGroup):
             code = super().main(words, *rest, **extra)
         except _UsageProblem as problem:
             code = _show_usage_problem(problem)
+        except SdctlError as error:  # raised while the arguments were read
+            output.error(error)
+            code = int(error.exit_code)
         except typer.Abort:
             output.error_of("aborted", "aborted")
             code = int(ExitCode.BUG)
@@ -158,6 +176,20 @@ class RootGroup(LazyGroup):
             output.error_of("bug", "".join(traceback.format_exception(bug)), "please report this")
             code = int(ExitCode.BUG)
         return code if isinstance(code, int) else 0
+
+
+def _pass_on_interrupt(unraisable: Any) -> None:
+    """Interrupt again where Ctrl-C came in a callback that drops exceptions, as the import system has."""
+    if unraisable.exc_type is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident or 0
+        threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (main, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _leave(error: SdctlError) -> NoReturn:
+    output.error(error)
+    raise typer.Exit(int(error.exit_code)) from error
 
 
 def _show_usage_problem(problem: Any) -> int:

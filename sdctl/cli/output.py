@@ -7,12 +7,14 @@ its control characters before it reaches a terminal.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from sdctl.cli import context
-from sdctl.errors import SdctlError, UsageError
+from sdctl.errors import MachineError, SdctlError, UsageError
 
 Text = str | Callable[[], str]
 
@@ -25,20 +27,20 @@ def result(document: Any, text: Text) -> None:
         text: the same for people, or a function that makes it.
     """
     if context.current().is_json:
-        _write(sys.stdout, to_json(document, indent=2) + "\n")
+        _write_result(to_json(document, indent=2) + "\n")
         return
     words = text if isinstance(text, str) else text()
     if words:
-        _write(sys.stdout, printable(words).removesuffix("\n") + "\n")
+        _write_result(printable(words).removesuffix("\n") + "\n")
 
 
 def stream(document: Any, text: Text) -> None:
     """Print one item of a command that streams: a line of NDJSON with `-o json`, else a line of text."""
     if context.current().is_json:
-        _write(sys.stdout, to_json(document) + "\n")
+        _write_result(to_json(document) + "\n")
         return
     words = text if isinstance(text, str) else text()
-    _write(sys.stdout, printable(words).removesuffix("\n") + "\n")
+    _write_result(printable(words).removesuffix("\n") + "\n")
 
 
 def note(text: str) -> None:
@@ -48,28 +50,28 @@ def note(text: str) -> None:
     """
     options = context.current()
     if not options.quiet and (not options.is_json or sys.stderr.isatty()):
-        _write(sys.stderr, printable(text) + "\n")
+        _tell(printable(text) + "\n")
 
 
 def detail(text: str) -> None:
     """Tell something on stderr that only `--verbose` asks for."""
     if context.current().verbose:
-        _write(sys.stderr, printable(text) + "\n")
+        _tell(printable(text) + "\n")
 
 
 def warn(text: str) -> None:
     """Tell a warning on stderr, with `--quiet` too."""
-    _write(sys.stderr, f"Warning: {printable(text)}\n")
+    _tell(f"Warning: {printable(text)}\n")
 
 
 def draw(sequences: str) -> None:
     """Write control sequences of our own making to the terminal on stderr: the line that shows progress."""
-    _write(sys.stderr, sequences)
+    _tell(sequences)
 
 
 def draw_result(sequences: str) -> None:
     """Write a picture to the terminal on stdout."""
-    _write(sys.stdout, sequences)
+    _write_result(sequences)
 
 
 def error(problem: SdctlError) -> None:
@@ -80,11 +82,11 @@ def error(problem: SdctlError) -> None:
 def error_of(code: str, message: str, hint: str = "") -> None:
     """Print an error on stderr from its parts."""
     if context.current().is_json:
-        _write(sys.stderr, to_json({"error": {"code": code, "message": message, "hint": hint}}) + "\n")
+        _tell(to_json({"error": {"code": code, "message": message, "hint": hint}}) + "\n")
         return
-    _write(sys.stderr, f"Error: {printable(message)}\n")
+    _tell(f"Error: {printable(message)}\n")
     if hint:
-        _write(sys.stderr, f"Hint: {printable(hint)}\n")
+        _tell(f"Hint: {printable(hint)}\n")
 
 
 def confirm(question: str) -> bool:
@@ -97,7 +99,7 @@ def confirm(question: str) -> bool:
         return True
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(f"{question} There is no terminal to ask on.", hint="add --yes to answer yes")
-    _write(sys.stderr, f"{printable(question)} [y/N] ")
+    _tell(f"{printable(question)} [y/N] ")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
@@ -146,6 +148,25 @@ def to_json(document: Any, indent: int | None = None) -> str:
     """Render JSON; one line without `indent`."""
     separators = None if indent else (",", ":")
     return json.dumps(document, ensure_ascii=False, indent=indent, separators=separators)
+
+
+def _write_result(text: str) -> None:
+    if sys.stdout is None:
+        raise MachineError("the result cannot be written: stdout is closed")
+    try:
+        _write(sys.stdout, text)
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough; Typer leaves quietly
+    except OSError as error:
+        # What is left in the buffer goes nowhere: the interpreter would fail on it once more at its end.
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        raise MachineError(f"the result cannot be written: {error.strerror}") from error
+
+
+def _tell(text: str) -> None:
+    if sys.stderr is not None:
+        _write(sys.stderr, text)
 
 
 def _write(stream: TextIO, text: str) -> None:

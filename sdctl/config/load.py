@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -61,7 +62,8 @@ def load_config(path: Path | None, overrides: Overrides, env: Mapping[str, str])
     Raises:
         ConfigError: the file is missing or unreadable, or lists every problem, one a line.
     """
-    path = path or next((Path(name) for name in DEFAULT_FILES if Path(name).is_file()), None)
+    # A folder, or a link to nothing, of that name is an error rather than no configuration.
+    path = path or next((Path(name) for name in DEFAULT_FILES if os.path.lexists(name)), None)
     document = _read(path) if path else {}
     notes: list[str] = []
     _fill_placeholder(document, env, notes)
@@ -87,8 +89,10 @@ def _read(path: Path) -> dict[str, Any]:
         text = raw.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist", hint="sdctl init writes one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: byte {error.start} is wrong") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
     try:
@@ -278,8 +282,10 @@ def _message(detail: ErrorDetails) -> str:
             return f"{value} does not match {context['pattern']}"
         case "value_error":
             return str(context["error"])
-        case "too_short" | "too_long":
-            return f"has {context['actual_length']} entries; {detail['msg']}"
+        case "too_short":
+            return f"has {context['actual_length']} entries; at least {context['min_length']} needed"
+        case "too_long":
+            return f"has {context['actual_length']} entries; at most {context['max_length']} allowed"
     if kind in _KINDS:
         return f"{value} is not {_KINDS[kind]}"
     return f"{value}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"

@@ -38,7 +38,26 @@ class Metadata:
 def body(metadata: Metadata, tasktype: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a body of v1alpha2; it gets an id here, so that sending it twice is the same as once."""
     values = {"id": contract.new_task_id(), **metadata.given(), "tasktype": tasktype}
-    return {"task": {"metadata": values, "content": dict(content)}}
+    return _as_utf8({"task": {"metadata": values, "content": dict(content)}})
+
+
+def _as_utf8(document: dict[str, Any]) -> dict[str, Any]:
+    """Mend text from the command line that was UTF-8 while the locale says otherwise.
+
+    Raises:
+        UsageError: it is not UTF-8.
+    """
+    text = json.dumps(document, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        try:
+            # https://peps.python.org/pep-0383/: undecodable bytes of an argument are lone surrogates
+            mended: dict[str, Any] = json.loads(text.encode("utf-8", "surrogateescape").decode())
+        except UnicodeError as error:
+            raise UsageError("the task holds text that is not UTF-8") from error
+        return mended
+    return document
 
 
 def image_content(fields: Mapping[str, Any], checkpoint: str | None) -> dict[str, Any]:
@@ -157,7 +176,7 @@ def raw_body(document: dict[str, Any], metadata: Metadata) -> tuple[dict[str, An
     task, scripts = document.get("task"), document.get("alwayson_scripts")
     if isinstance(task, dict) and isinstance(task.get("metadata"), dict):
         fields = {"id": contract.new_task_id(), **task["metadata"], **metadata.given()}
-        return {**document, "task": {**task, "metadata": fields}}, "v1alpha2"
+        return _as_utf8({**document, "task": {**task, "metadata": fields}}), "v1alpha2"
     if isinstance(scripts, dict) and "task" in scripts:
         given = metadata.given()
         names = {"id": "id_task", "prefix": "save_dir"}
@@ -166,7 +185,7 @@ def raw_body(document: dict[str, Any], metadata: Metadata) -> tuple[dict[str, An
             raise UsageError(f"a body of v1alpha1 has no {', '.join(unknown)}")
         routing = {names[name]: value for name, value in given.items()}
         made = {"id_task": contract.new_task_id()}
-        return {**document, "alwayson_scripts": {**made, **scripts, **routing}}, "v1alpha1"
+        return _as_utf8({**document, "alwayson_scripts": {**made, **scripts, **routing}}), "v1alpha1"
     raise ConfigError(
         "this is a body of neither version: it has no task/metadata and no alwayson_scripts/task",
         hint='v1alpha2: {"task": {"metadata": {"runtime": …, "tasktype": …}, "content": {…}}}',

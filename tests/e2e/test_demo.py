@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -99,8 +100,6 @@ def test_every_command_of_the_readme_runs_in_order(tmp_path: Path) -> None:
     ]
     assert len(commands) > 8
     request = (ROOT / "tests/contract/requests/v1alpha2-pipeline.json").read_text()
-    import json
-
     (farm.folder / "workflow.json").write_text(json.dumps(json.loads(request)["task"]["content"]))
     Image.effect_noise((300, 200), 60).save(farm.folder / "photo.png")
     try:
@@ -113,6 +112,27 @@ def test_every_command_of_the_readme_runs_in_order(tmp_path: Path) -> None:
     finally:
         farm.run("destroy", "--target", "local", "--yes", check=False)
     assert any(shlex.split(line)[:2] == ["sdctl", "destroy"] for line in commands)
+
+
+def test_the_request_over_http_in_the_readme_works_when_pasted(tmp_path: Path) -> None:
+    farm = Farm(tmp_path / "project", tmp_path / "home")
+    farm.folder.mkdir()
+    (script,) = [
+        block
+        for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+        if block.startswith("curl ")
+    ]
+    try:
+        farm.deploy()
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=farm.folder, capture_output=True, text=True, timeout=60, check=False,
+            env=command_environment(farm.home), stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert json.loads(done.stdout)["id_task"] == "test-t2i"
+        farm.run("watch", "test-t2i")
+    finally:
+        farm.run("destroy", "--target", "local", "--yes", check=False)
 
 
 def test_both_readmes_show_the_same_commands() -> None:

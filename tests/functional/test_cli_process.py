@@ -171,3 +171,64 @@ def test_nothing_is_drawn_on_a_dumb_terminal_or_as_json(server: TaskApiServer, t
     assert "▀" not in dumb
     assert "\x1b_G" not in as_json
     assert json.loads(as_json.strip().splitlines()[-1])["status"] == "completed"
+
+
+@posix
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["init", "--schema"], ["--version", "-o", "json"]])
+def test_a_full_disk_behind_stdout_is_one_line_of_error(words: list[str], tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command(*words), cwd=tmp_path, env=process_env({}), stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 5
+    assert "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@posix
+@pytest.mark.parametrize(
+    ("closing", "code", "told"),
+    [("<&-", 0, ""), (">&-", 5, "stdout is closed"), ("2>&-", 0, ""), ("-o json 2>&- --bogus", 2, "")],
+)
+def test_closed_streams_are_no_bug(closing: str, code: int, told: str, tmp_path: Path) -> None:
+    line = f"{sys.executable} -m sdctl init --schema {closing}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=tmp_path, env=process_env({}), capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, told in done.stderr, "Traceback" in done.stderr) == (code, True, False)
+
+
+@posix
+def test_a_folder_that_may_not_be_written_is_one_line_of_error(tmp_path: Path) -> None:
+    words = ["deploy", "--dry-run", "--target", "local", "--config", "/proc/sdctl.yaml"]
+    ran = run_process(*words, cwd=tmp_path)
+    assert ran.code in (3, 5)
+    assert ran.stderr.startswith("Error: ")
+    assert "Traceback" not in ran.stderr
+
+
+@posix
+def test_ctrl_c_that_a_callback_of_the_interpreter_drops_still_counts(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, weakref\nimport sdctl.cli.init as module\nfrom sdctl.cli import run\n"
+        "class Thing: pass\n"
+        "def drop(_): raise KeyboardInterrupt\n"
+        "def init():\n    thing = Thing(); mark = weakref.ref(thing, drop); del thing; time.sleep(20)\n"
+        "module.init = init\nsys.exit(run(['init']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=process_env({}), capture_output=True, text=True,
+        timeout=15, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "Error: interrupted\n")
+
+
+@posix
+def test_a_prompt_in_utf8_arrives_whatever_the_locale_says(server: TaskApiServer, tmp_path: Path) -> None:
+    env = {**server.env, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = run_process("submit", "t2i", "小狗", "--id", "dog", cwd=tmp_path, env=env)
+    assert ran.code == 0, ran.stderr
+    assert server.bodies[-1]["task"]["content"]["prompt"] == "小狗"

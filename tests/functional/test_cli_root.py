@@ -76,7 +76,7 @@ def test_options_of_one_run_do_not_reach_the_next(probe: list[context.Options]) 
 CODES = {
     "SdctlError": 1, "UsageError": 2, "ConfigError": 3, "NotFoundError": 4, "RemoteError": 5, "AwsError": 5,
     "ApiError": 5, "ToolError": 5, "DeployFailedError": 6, "WaitTimeoutError": 7, "ConflictError": 8,
-    "TaskFailedError": 9,
+    "TaskFailedError": 9, "MachineError": 5,
 }  # fmt: skip
 
 

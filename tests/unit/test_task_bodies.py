@@ -86,3 +86,16 @@ def test_a_raw_body_of_v1alpha1_takes_id_and_prefix_only() -> None:
     assert body["alwayson_scripts"] == {"task": "text-to-image"}
     with pytest.raises(UsageError, match="runtime"):
         bodies.raw_body(body, bodies.Metadata(runtime="r"))
+
+
+def test_text_in_utf8_survives_a_locale_that_cannot_read_it() -> None:
+    prompt = "ein Hünd, 小狗".encode().decode("ascii", "surrogateescape")
+    made = bodies.body(bodies.Metadata(id="a", context={"who": prompt}), "text-to-image", {"prompt": prompt})
+    assert made["task"]["content"]["prompt"] == "ein Hünd, 小狗"
+    assert made["task"]["metadata"]["context"] == {"who": "ein Hünd, 小狗"}
+
+
+@pytest.mark.parametrize("prompt", ["bad\udcff\udcfe", "half a pair \ud83d"])
+def test_text_that_is_not_utf8_is_refused_with_words(prompt: str) -> None:
+    with pytest.raises(UsageError, match="not UTF-8"):
+        bodies.body(bodies.Metadata(), "text-to-image", {"prompt": prompt})

@@ -40,6 +40,15 @@ def test_outputs_point_to_this_machine_and_the_key_command_prints_the_key(farm: 
     assert farm.call("GET", "v1alpha2/tasks", key=printed.strip()).status == 200
 
 
+def test_one_output_is_printed_alone_for_scripts(farm: Farm) -> None:
+    endpoint = farm.outputs["FrontApiEndpoint"]
+    assert farm.run("outputs", "FrontApiEndpoint").stdout == f"{endpoint}\n"
+    as_json = farm.run("outputs", "FrontApiEndpoint", "-o", "json").stdout
+    assert json.loads(as_json) == {"FrontApiEndpoint": endpoint}
+    unknown = farm.run("outputs", "frontapiendpoint", check=False)
+    assert (unknown.returncode, "FrontApiEndpoint" in unknown.stderr) == (4, True)
+
+
 def test_a_second_deploy_changes_nothing_and_its_plan_says_so(farm: Farm) -> None:
     before = farm.status()
     plan = json.loads(farm.run("deploy", "--plan", "--target", "local", "-o", "json").stdout)

@@ -374,3 +374,21 @@ def test_the_schema_knows_every_key_of_the_example_and_closes_every_section() ->
     assert set(yaml.safe_load(example_text())) <= set(schema["properties"])
     sections = [schema, *schema["$defs"].values()]
     assert all(part["additionalProperties"] is False for part in sections if "properties" in part)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "sdctl.yaml cannot be read: Is a directory"),
+        (lambda path: path.symlink_to("nowhere"), "sdctl.yaml does not exist"),
+        (lambda path: path.write_bytes(b"stackName: \xff"), "sdctl.yaml is not UTF-8 text: byte 11 is wrong"),
+        (lambda path: path.write_text("modelsRuntime: []"), "has 0 entries; at least 1 needed"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_never_taken_as_none(
+    make: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "sdctl.yaml")
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(None, Overrides(), {})
