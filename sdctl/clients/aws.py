@@ -42,7 +42,7 @@ class AwsAccess:
     """Where AWS is and as whom to speak to it.
 
     `endpoint_url` and the key pair are set on the local target only; on AWS the profile or botocore's
-    default credential chain is used.
+    default credential chain is used. The limits are of one call; whoever only looks may want tighter ones.
     """
 
     region: str
@@ -50,6 +50,9 @@ class AwsAccess:
     endpoint_url: str | None = None
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+    read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+    max_attempts: int = MAX_ATTEMPTS
 
 
 class Aws:
@@ -109,9 +112,9 @@ class Aws:
         from botocore.config import Config
 
         config = Config(
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            read_timeout=READ_TIMEOUT_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+            connect_timeout=self.access.connect_timeout_seconds,
+            read_timeout=self.access.read_timeout_seconds,
+            retries={"mode": "standard", "total_max_attempts": self.access.max_attempts},
             user_agent_extra="app/sdctl",
             s3={"addressing_style": "path" if self.access.endpoint_url else "auto"},
         )
