@@ -14,6 +14,7 @@ from sdctl import contract
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.errors import ConfigError
 from sdctl.render import policies
+from sdctl.render.alarms import front_alarms
 from sdctl.render.api import api_context
 from sdctl.render.engine import Rendered, render_yaml
 
@@ -136,10 +137,12 @@ def runtimes_variable(config: Config) -> str:
 
 def _front_context(config: Config, target: str, model_bucket: str) -> dict[str, Any]:
     runtimes = [_runtime_context(runtime) for runtime in config.runtimes]
+    dead_letter_queues = [runtime["dead_letter_queue"] for runtime in runtimes]
     return {
         "description": f"sdctl {config.stack_name}: task API, queues and storage",
         "runtimes": runtimes,
-        "functions": _functions(config, model_bucket, [runtime["dead_letter_queue"] for runtime in runtimes]),
+        "functions": _functions(config, model_bucket, dead_letter_queues),
+        "alarms": front_alarms(dead_letter_queues, list(_PACKAGES)),
         "api": api_context(),
         "retention_seconds": contract.QUEUE_RETENTION_SECONDS,
         "visibility_seconds": contract.VISIBILITY_SECONDS,

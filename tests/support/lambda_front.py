@@ -123,6 +123,7 @@ class Worker:
         self._process: subprocess.Popen[str] | None = None
         self._log_start = 0
         self.calls: list[str] = []
+        self.used: list[tuple[str, dict[str, Any]]] = []
 
     def settle_into(self, variables: Mapping[str, str]) -> Worker:
         """Serve another front from now on, with a log of its own."""
@@ -153,6 +154,7 @@ class Worker:
             return None
         message = json.loads(line)
         self.calls = message["calls"]
+        self.used += [(name, arguments) for name, arguments in message["used"]]
         return message["answer"]
 
     def invoke(self, event: Any, faults: Mapping[str, str] | None = None, **more: Any) -> Any:

@@ -4,7 +4,8 @@ A line is `{"event", "faults", "environment"}`. Where the environment is another
 forgets what it kept, as a new sandbox would. A fault is keyed by call, as `sns.publish`, or `sns.publish#2`
 for the second one of this event, and says what befalls it: `refused` or `throttled` (AWS answers an error),
 `condition` (its condition fails), `silent` (done, but the answer is lost), `die_before`, `die_after` (the
-process ends there). Log lines go to stderr.
+process ends there). Log lines go to stderr. The answer's `used` names every call, presigned ones included,
+with the arguments that say what it touches.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import os
 import sys
 from typing import Any
 
+# The arguments that name what a call touches; the others hold the task.
+TOUCHED = ("TableName", "IndexName", "TopicArn", "Bucket", "Key", "CopySource", "QueueUrl")
+
 
 class FaultyClient:
     """A client whose calls fail as told."""
@@ -24,8 +28,8 @@ class FaultyClient:
 
     def __getattr__(self, name: str) -> Any:
         operation = getattr(self._client, name)
-        if name.startswith(("generate_", "meta")):
-            return operation
+        if name == "generate_presigned_url":
+            return lambda signed, **more: self._faults.sign(self._service, operation, signed, more)
         return lambda **arguments: self._faults.run(f"{self._service}.{name}", operation, arguments)
 
 
@@ -35,11 +39,20 @@ class Faults:
     def __init__(self) -> None:
         self.planned: dict[str, str] = {}
         self.calls: list[str] = []
+        self.used: list[tuple[str, dict[str, Any]]] = []
+
+    def sign(self, service: str, operation: Any, signed: str, more: dict[str, Any]) -> Any:
+        self._record(f"{service}.{signed}", more["Params"])
+        return operation(signed, **more)
+
+    def _record(self, name: str, arguments: dict[str, Any]) -> None:
+        self.used.append((name, {key: value for key, value in arguments.items() if key in TOUCHED}))
 
     def run(self, name: str, operation: Any, arguments: dict[str, Any]) -> Any:
         from botocore.exceptions import ClientError, ReadTimeoutError
 
         self.calls.append(name)
+        self._record(name, arguments)
         fault = self.planned.get(f"{name}#{self.calls.count(name)}") or self.planned.get(name)
         if fault == "die_before":
             os._exit(9)
@@ -85,7 +98,7 @@ def main(code_dir: str, handler: str) -> None:
     aws.Aws.client = lambda self, service: FaultyClient(service, make_client(self, service), faults)
     for line in sys.stdin:
         message = json.loads(line)
-        faults.planned, faults.calls = message.get("faults") or {}, []
+        faults.planned, faults.calls, faults.used = message.get("faults") or {}, [], []
         if message["environment"] != os.environ:
             os.environ.clear()
             os.environ.update(message["environment"])
@@ -94,7 +107,7 @@ def main(code_dir: str, handler: str) -> None:
                     kept.cache_clear()
         context = Context(message.get("remaining_ms", 30_000))
         answer = getattr(module, function)(message["event"], context)
-        real_stdout.write(json.dumps({"answer": answer, "calls": faults.calls}) + "\n")
+        real_stdout.write(json.dumps({"answer": answer, "calls": faults.calls, "used": faults.used}) + "\n")
         real_stdout.flush()
 
 

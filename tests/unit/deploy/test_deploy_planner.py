@@ -83,7 +83,7 @@ def test_a_new_zip_is_uploaded_and_changes_its_parameter_alone() -> None:
         (
             {"modelsRuntime": [{"name": "other", "type": "comfyui"}]},
             "+DeadLetterQueueOther, +QueueOther, +QueueOtherPolicy, +QueueOtherSubscription, "
-            "+DeadLetterQueueOtherMapping, -DeadLetterQueueSdruntime, -QueueSdruntime",
+            "+DeadLetterQueueOtherMapping, +DeadLetterQueueOtherAlarm, -DeadLetterQueueSdruntime",
         ),
     ],
 )

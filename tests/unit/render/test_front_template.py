@@ -156,6 +156,57 @@ def test_every_queue_is_encrypted_and_keeps_messages_for_a_fortnight(name: str) 
         assert queue["Properties"]["MessageRetentionPeriod"] == contract.QUEUE_RETENTION_SECONDS, logical
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_piles_up_fails_or_gets_lost_without_an_alarm(name: str) -> None:
+    document = rendered(name).template.document["Resources"]
+    watched: dict[str, str] = {}
+    for alarm in resources(name, "AWS::CloudWatch::Alarm").values():
+        properties = alarm["Properties"]
+        assert properties["TreatMissingData"] == "notBreaching"
+        for dimension in properties["Dimensions"]:
+            target = dimension["Value"].get("Ref") or dimension["Value"]["Fn::GetAtt"][0]
+            assert target in document or target == "AWS::StackName"
+            watched[target] = properties["MetricName"]
+    for logical in resources(name, "AWS::Lambda::Function"):
+        assert watched[logical] == "Errors"
+    # A runtime's own queue may be long: that is what the agents' number follows.
+    queues = {logical for logical in resources(name, "AWS::SQS::Queue") if not logical.startswith("Queue")}
+    assert queues <= set(watched)
+    assert watched["ApiStage"] == "5XXError"
+
+
+def test_an_alarm_on_dead_letters_outlasts_the_pause_between_two_looks() -> None:
+    queue = resources("guide", "AWS::SQS::Queue")["DeadLetterQueueSdruntime"]["Properties"]
+    alarm = resources("guide", "AWS::CloudWatch::Alarm")["DeadLetterQueueSdruntimeAlarm"]["Properties"]
+    assert alarm["Period"] > queue["VisibilityTimeout"]
+    assert alarm["Period"] % 60 == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_message_that_a_queue_does_not_take_goes_to_the_unrouted_queue(name: str) -> None:
+    for logical, subscription in resources(name, "AWS::SNS::Subscription").items():
+        policy = subscription["Properties"]["RedrivePolicy"]
+        assert policy == {"deadLetterTargetArn": {"Fn::GetAtt": ["UnroutedQueue", "Arn"]}}, logical
+    policy = resources(name, "AWS::SQS::QueuePolicy")["UnroutedQueuePolicy"]["Properties"]["PolicyDocument"]
+    [statement] = policy["Statement"]
+    assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
+    assert statement["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Ref": "InputTopic"}}}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_resource_policy_lets_anybody_in_but_the_services_that_must(name: str) -> None:
+    kinds = ("AWS::SQS::QueuePolicy", "AWS::SNS::TopicPolicy", "AWS::S3::BucketPolicy")
+    found = [policy for kind in kinds for policy in resources(name, kind).values()]
+    assert len({policy["Type"] for policy in found}) == len(kinds)
+    for policy in found:
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            if statement["Effect"] == "Allow":
+                assert statement["Principal"] == {"Service": "sns.amazonaws.com"}
+                assert "aws:SourceArn" in statement["Condition"]["ArnEquals"]
+    covered = resources(name, "AWS::SNS::TopicPolicy")["TopicsPolicy"]["Properties"]["Topics"]
+    assert covered == [{"Ref": logical} for logical in resources(name, "AWS::SNS::Topic")]
+
+
 def test_a_runtimes_queue_gives_up_only_long_after_the_agent() -> None:
     queues = resources("several-runtimes", "AWS::SQS::Queue")
     assert queues["QueueComfy"]["Properties"]["VisibilityTimeout"] == 30

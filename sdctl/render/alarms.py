@@ -1,0 +1,72 @@
+"""The alarms of the front: whatever could otherwise pile up, fail or be lost without anybody seeing it.
+
+One metric each, without metric math: the local target's emulator applies the same template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+# The intake queue is emptied within seconds; by then its function has failed many times.
+INTAKE_AGE_SECONDS: Final = 900
+# Longer than a dead letter stays invisible between two looks: the alarm stays up while one is left.
+DEAD_LETTER_PERIOD_SECONDS: Final = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One alarm: it rises when the metric of one thing is above `threshold` for a period."""
+
+    logical: str
+    description: str
+    namespace: str
+    metric: str
+    dimensions: dict[str, Any]
+    statistic: str = "Sum"
+    threshold: int = 0
+    period_seconds: int = 300
+
+
+def front_alarms(dead_letter_queues: Sequence[str], functions: Sequence[str]) -> list[Alarm]:
+    """Return the alarms of a front.
+
+    Args:
+        dead_letter_queues: logical ids of the runtimes' dead-letter queues.
+        functions: logical names of the functions.
+    """
+    alarms = [
+        _queue_alarm(
+            "UnroutedQueue", "Messages that match no runtime, or that no queue took",
+            "ApproximateNumberOfMessagesVisible", statistic="Maximum",
+        ),
+        _queue_alarm(
+            "IntakeQueue", "Nobody looks for messages that match no runtime",
+            "ApproximateAgeOfOldestMessage", statistic="Maximum", threshold=INTAKE_AGE_SECONDS,
+        ),
+    ]  # fmt: skip
+    # A function takes dead letters away at once: they are seen as they are received, not as they lie there.
+    alarms += [
+        _queue_alarm(
+            queue, "Dead letters", "NumberOfMessagesReceived", period_seconds=DEAD_LETTER_PERIOD_SECONDS
+        )
+        for queue in dead_letter_queues
+    ]
+    alarms += [
+        Alarm(
+            f"{function}FunctionAlarm", f"Function {function} fails", "AWS/Lambda", "Errors",
+            {"FunctionName": {"Ref": f"{function}Function"}},
+        )
+        for function in functions
+    ]  # fmt: skip
+    api = {"ApiName": {"Ref": "AWS::StackName"}, "Stage": {"Ref": "ApiStage"}}
+    alarms.append(
+        Alarm("RestApiAlarm", "The task API answers server errors", "AWS/ApiGateway", "5XXError", api)
+    )
+    return alarms
+
+
+def _queue_alarm(queue: str, description: str, metric: str, **more: Any) -> Alarm:
+    dimensions = {"QueueName": {"Fn::GetAtt": [queue, "QueueName"]}}
+    return Alarm(f"{queue}Alarm", description, "AWS/SQS", metric, dimensions, **more)
