@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from sdctl_agent.errors import SettingsError
 from sdctl_agent.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from sdctl_agent.metrics import PrometheusMetrics
     from sdctl_agent.worker import Worker
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -37,6 +38,7 @@ def build_worker(settings: Settings) -> Worker:
     from sdctl_agent.handler import Clocks, Doors, Handler, Rules
     from sdctl_agent.heartbeat import Heartbeat
     from sdctl_agent.inputs import make_fetcher
+    from sdctl_agent.memory_watch import MemoryWatch
     from sdctl_agent.metrics import Metrics, NoMetrics, PrometheusMetrics
     from sdctl_agent.notify import Notifier
     from sdctl_agent.pool import Pool
@@ -59,7 +61,8 @@ def build_worker(settings: Settings) -> Worker:
     )
     clients = AwsClients(settings.region)
     services = ["sqs", "s3", "sns", *(["dynamodb"] if settings.task_table else [])]
-    metrics: Metrics = PrometheusMetrics(settings.metrics_port) if settings.metrics_port else NoMetrics()
+    prometheus = PrometheusMetrics() if settings.metrics_port is not None else None
+    metrics: Metrics = prometheus or NoMetrics()
     tasks: Tasks = MemoryTasks(now_ms)
     if settings.task_table:
         tasks = TableTasks(clients, settings.task_table, now_ms)
@@ -82,23 +85,42 @@ def build_worker(settings: Settings) -> Worker:
         clients.warm_up(services)
         tracer.open()  # after what the first task needs
 
+    heartbeat = Heartbeat(consumer, tasks, time.monotonic, now_ms, metrics)
+    board = Board(time.monotonic, has_affinity=settings.dynamic_models)
+    metrics.watch_gpu(board.busy_seconds)
     parts = Parts(
         consumer,
         handler,
-        Heartbeat(consumer, tasks, time.monotonic, now_ms, metrics),
+        heartbeat,
         runtime,
-        Board(time.monotonic, has_affinity=settings.dynamic_models),
+        board,
         metrics,
         warm_up,
         tracer,
+        MemoryWatch(runtime, metrics, time.monotonic),
     )
-    return Worker(
+    worker = Worker(
         parts,
         Timing(settings.drain_seconds, settings.task_timeout_seconds),
         time.monotonic,
         can_yield=tasks.is_shared,
         notify_running=settings.notify_running,
     )
+    if prometheus is not None and settings.metrics_port is not None:
+        _serve(settings.metrics_port, prometheus, heartbeat.is_beating, worker.is_ready)
+    return worker
+
+
+def _serve(
+    port: int, metrics: PrometheusMetrics, is_live: Callable[[], bool], is_ready: Callable[[], bool]
+) -> None:
+    from sdctl_agent.probes import serve
+
+    checks = {"/livez": is_live, "/healthz": is_live, "/readyz": is_ready}
+    try:
+        serve(port, metrics.exposition, checks)
+    except OSError as error:
+        raise SettingsError([f"METRICS_PORT: {port} cannot be listened on: {error.strerror}"]) from error
 
 
 def _fatal(error: BaseException) -> None:

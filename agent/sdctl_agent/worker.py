@@ -27,6 +27,7 @@ from sdctl_agent.heartbeat import Heartbeat
 from sdctl_agent.job import DRAIN, LEAVE, RUNTIME_DOWN, TIMEOUT, YIELD, Job, Message, Settlement
 from sdctl_agent.job import release_after as _release_after
 from sdctl_agent.logs import task_context
+from sdctl_agent.memory_watch import MemoryWatch
 from sdctl_agent.metrics import Metrics
 from sdctl_agent.pool import Pool, guarded
 from sdctl_agent.runtimes.base import Run, Runtime
@@ -65,6 +66,7 @@ class Parts:
     metrics: Metrics
     warm_up: Callable[[], None]  # makes what the first task would have to wait for
     tracer: Tracer
+    memory: MemoryWatch
 
 
 class Worker:
@@ -81,6 +83,7 @@ class Worker:
         self._metrics = parts.metrics
         self._warm_up = parts.warm_up
         self._tracer = parts.tracer
+        self._memory = parts.memory
         self._timing = timing
         self._now = now
         # Without a shared table a hand-back counts as an attempt, so it is not done for speed alone.
@@ -115,6 +118,10 @@ class Worker:
         wait_for_stop()
         self._drain()
         return 1 if self._crashed else 0
+
+    def is_ready(self) -> bool:
+        """Tell whether the runtime answers and messages are received."""
+        return not self._is_down.is_set() and not self._stopping.is_set()
 
     def _crash(self, error: BaseException) -> None:
         log.critical("a thread died, the agent stops", exc_info=error, extra={"action": "crash"})
@@ -371,6 +378,8 @@ class Worker:
                 if job.run is not None:
                     job.run.close()
                 self._settle(job, settlement, was_finishing=True)
+        if job.ran is not None:
+            self._memory.task_ended()
 
     def _settle(self, job: Job, settlement: Settlement, *, was_finishing: bool) -> None:
         """Do to the message what was decided; what fails here is left to the visibility timeout."""
@@ -442,6 +451,8 @@ class Worker:
             idle = self._board.is_idle() and not self._is_down.is_set()
             if idle and not self._runtime.is_ready(READY_TIMEOUT_SECONDS) and self._board.is_idle():
                 self._mark_down("it does not answer")
+            elif idle:
+                self._memory.look()
 
 
 def _take_result(job: Job, run: Run) -> None:

@@ -22,6 +22,7 @@ from sdctl_agent.runtimes.comfy_run import ComfyUiRun, Graph, describe_graph
 from sdctl_agent.runtimes.comfy_socket import ComfySocket
 from sdctl_agent.runtimes.comfy_watch import Watcher
 from sdctl_agent.runtimes.content import is_url
+from sdctl_agent.runtimes.memory import Memory, comfy_free, comfy_memory
 from sdctl_agent.runtimes.reasons import refusal
 from sdctl_agent.runtimes.server import Server, ServerSilentError
 
@@ -107,6 +108,14 @@ class ComfyUiRuntime:
     def loaded_checkpoint(self) -> str:
         """Return nothing: a workflow names its own models."""
         return ""
+
+    def memory(self) -> Memory | None:
+        """Read the machine's and the GPU's memory."""
+        return comfy_memory(self.server)
+
+    def free_memory(self) -> bool:
+        """Have models unloaded and caches emptied before the next prompt."""
+        return comfy_free(self.server)
 
     def close(self) -> None:
         """End the threads and close the connections."""

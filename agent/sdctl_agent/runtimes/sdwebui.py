@@ -31,6 +31,7 @@ from sdctl_agent.runtimes.checkpoints import (
     unknown_checkpoint,
 )
 from sdctl_agent.runtimes.content import encoded_body, webui_content
+from sdctl_agent.runtimes.memory import Memory, webui_memory
 from sdctl_agent.runtimes.reasons import refusal
 from sdctl_agent.runtimes.server import Call, Server
 from sdctl_agent.runtimes.webui_run import SdWebuiRun
@@ -120,6 +121,14 @@ class SdWebuiRuntime:
         """Return the title, without its hash, of the model that was loaded last, as far as known."""
         with self._lock:
             return self._loaded
+
+    def memory(self) -> Memory | None:
+        """Read the process's and the GPU's memory, where the server tells it."""
+        return webui_memory(self.server)
+
+    def free_memory(self) -> bool:
+        """Free nothing: unloading the model gives its RAM back to the process, not to the machine."""
+        return False
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -97,7 +96,7 @@ def test_the_trace_that_sqs_carries_is_continued() -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [HEADER.replace("Sampled=1", "Sampled=0"), "Root=1-5759e988-bd862e3fe1be46a994272793; Sampled=0"],
+    [HEADER.replace("Sampled=1", "Sampled=0"), "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0"],
 )
 def test_what_its_sender_did_not_want_sampled_is_not_traced(header: str) -> None:
     assert spans_of(make_job(header)) == []
@@ -147,19 +146,29 @@ def test_an_exporter_that_hangs_blocks_nothing_and_holds_a_bounded_number_of_tas
     release.set()
 
 
-def test_what_goes_wrong_in_tracing_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    def explode() -> None:
-        raise RuntimeError("https://user:secret@collector")
+def test_what_goes_wrong_in_tracing_is_a_line_in_the_log_and_the_next_task_is_traced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    faults: list[Exception] = [RuntimeError("https://user:secret@collector")]
 
-    tracer = make_tracer(Kept(explode))
-    with caplog.at_level(logging.WARNING):
-        tracer.settled(make_job(), release_after(3))
-        tracer._ended.wait(10)
-        broken = make_job()
-        broken.steps = None  # type: ignore[assignment]
-        tracer.settled(broken, DELETE)
-        tracer.close()
-    assert [record.getMessage() for record in caplog.records] == ["tracing failed: RuntimeError"]
+    def explode_once() -> None:
+        if faults:
+            raise faults.pop()
+
+    exporter = Kept(explode_once)
+    tracer = make_tracer(exporter)
+    broken = make_job()
+    broken.steps = None  # type: ignore[assignment]
+    tracer.settled(broken, DELETE)
+    tracer.settled(make_job(), release_after(3))
+    deadline = time.monotonic() + 10
+    while faults and time.monotonic() < deadline:
+        time.sleep(0.01)
+    tracer.settled(make_job(), DELETE)
+    tracer.close()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["tracing failed: TypeError", "tracing failed: RuntimeError"]
+    assert len(exporter.spans) == 5
 
 
 def test_a_package_that_is_missing_is_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -168,6 +177,7 @@ def test_a_package_that_is_missing_is_named(caplog: pytest.LogCaptureFixture) ->
 
     tracer = OtlpTracer("sdwebui", "q", lambda: 0.0, missing)
     tracer.open()
-    assert tracer._ended.wait(10)
+    assert tracer._thread is not None
+    tracer._thread.join(10)
     assert "opentelemetry.exporter is not installed" in caplog.text
     assert "sdctl[tracing]" in caplog.text
