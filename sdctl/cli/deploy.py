@@ -91,8 +91,13 @@ def _apply_locally(loaded: Loaded, runtime_url: list[str], seconds_per_image: fl
 
     wishes = LocalWishes(read_runtime_urls(runtime_url, loaded.config), seconds_per_image)
     target = _local_target(loaded.config.stack_name)
-    deployment = deploy_local(target, loaded.config, wishes, folder=Path.cwd(), report=_report)
-    context.deployments().record(deployment)
+    with target.operation():
+        try:
+            deployment = deploy_local(target, loaded.config, wishes, folder=Path.cwd(), report=_report)
+            context.deployments().record(deployment)
+        except KeyboardInterrupt:
+            output.note("The deployment is unfinished: sdctl deploy goes on, sdctl destroy takes it away.")
+            raise
     return deployment
 
 
@@ -171,15 +176,16 @@ def destroy() -> None:
         raise typer.Exit(1)
     from sdctl.local.state import is_free
 
-    ports = [child.port for child in target.status().children if child.port]
-    target.down()
-    if deployment is not None:
-        context.deployments().forget(deployment)
+    with target.operation():
+        ports = [child.port for child in target.status().children if child.port]
+        target.down()
+        if deployment is not None:
+            context.deployments().forget(deployment)
     taken = [port for port in ports if not is_free(port)]
     if taken:
         raise ConflictError(f"everything is gone, but something listens on {', '.join(map(str, taken))}")
     document = {"stack_name": name, "target": _LOCAL, "left": []}
-    output.result(document, f"Destroyed {name}: no process and no state is left.")
+    output.result(document, f"Destroyed {name} of {folder}: no process and no state is left.")
 
 
 def _leftover() -> LocalTarget | None:

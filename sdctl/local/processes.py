@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -84,6 +86,45 @@ def take_lock(folder: StateFolder) -> int | None:
     os.ftruncate(handle, 0)
     os.write(handle, f"{os.getpid()} {start_mark(os.getpid())}".encode())
     return handle
+
+
+@contextmanager
+def operation(path: Path) -> Iterator[None]:
+    """Hold a deployment for one deploy or destroy; the lock file is gone afterwards.
+
+    Raises:
+        ConflictError: another one holds it.
+    """
+    while True:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue  # the last holder has just removed the folder
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_file(path, handle):  # else its last holder has just removed it
+                break
+        except BlockingIOError as error:
+            os.close(handle)
+            raise ConflictError(
+                "another deploy or destroy of this deployment is in progress", hint="wait for its end"
+            ) from error
+        os.close(handle)
+    try:
+        yield
+    finally:
+        path.unlink()
+        os.close(handle)
+        with suppress(OSError):  # the folder of another deployment's state stays
+            path.parent.rmdir()
+
+
+def _is_file(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def supervisor_pid(folder: StateFolder) -> int | None:

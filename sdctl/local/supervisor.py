@@ -42,6 +42,7 @@ STARTING: Final = "starting"
 READY: Final = "ready"
 RESTARTING: Final = "restarting"
 STOPPING: Final = "stopping"
+UNRESPONSIVE: Final = "unresponsive"
 
 # The first restart comes at once, so that a crash of the emulator is over within two seconds.
 BACKOFF_SECONDS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -51,6 +52,21 @@ _STARTING_INTERVAL_SECONDS: Final = 0.02
 _IDLE_INTERVAL_SECONDS: Final = 1.0
 _LOG_INTERVAL_SECONDS: Final = 5.0
 _PROBE_TIMEOUT_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a ready server is asked, and after how many misses in a row status tells and it is killed.
+
+    Generous, a minute: a machine that swaps must not cost anyone their task.
+    """
+
+    probe_seconds: float = 5.0
+    misses_to_tell: int = 3
+    misses_to_kill: int = 12
+
+
+_PATIENCE: Final = Patience()
 # How long the children of a killed predecessor may take to end by themselves.
 _LEFTOVER_SECONDS: Final = 5.0
 
@@ -71,6 +87,8 @@ class Child:
     started_at: float = 0.0
     due_at: float = 0.0
     kill_at: float = 0.0
+    probe_at: float = 0.0
+    misses: int = 0
 
     def report(self) -> dict[str, Any]:
         """Return the child's entry of the status file."""
@@ -108,8 +126,10 @@ class Supervisor:
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        patience: Patience = _PATIENCE,
     ) -> None:
         self._folder = folder
+        self._patience = patience
         self._env = base_environment(env, folder)
         self._clock = clock
         self._now = now
@@ -232,7 +252,7 @@ class Supervisor:
             os.close(reader)
         child.pipe = writer
         child.mark = processes.start_mark(child.process.pid)
-        child.started_at = self._clock()
+        child.started_at, child.misses = self._clock(), 0
         self._set_state(child, STARTING if child.spec.ready_path else READY)
         log.info("started %s", child.spec.name, extra={"action": "child_start"})
 
@@ -250,12 +270,25 @@ class Supervisor:
         elif child.state == STOPPING and self._clock() >= child.kill_at:
             log.warning("killing %s", child.spec.name, extra={"action": "child_kill"})
             processes.kill_group(child.process.pid)
-        elif (
-            child.state == STARTING
-            and child.spec.port is not None
-            and is_answering(child.spec.port, child.spec.ready_path)
-        ):
-            self._set_state(child, READY)
+        elif child.spec.port is not None and child.state in (STARTING, READY, UNRESPONSIVE):
+            self._ask(child, child.spec.port)
+
+    def _ask(self, child: Child, port: int) -> None:
+        """See whether a server answers: at once while it starts, later to notice one that hangs."""
+        if child.state != STARTING and self._clock() < child.probe_at:
+            return
+        child.probe_at = self._clock() + self._patience.probe_seconds
+        if is_answering(port, child.spec.ready_path):
+            child.misses = 0
+            if child.state != READY:
+                self._set_state(child, READY)
+        elif child.state != STARTING and child.process is not None:
+            child.misses += 1
+            if child.misses >= self._patience.misses_to_kill:
+                log.error("%s hangs, killing it", child.spec.name, extra={"action": "child_hangs"})
+                processes.kill_group(child.process.pid)
+            elif child.misses == self._patience.misses_to_tell:
+                self._set_state(child, UNRESPONSIVE)
 
     def _collect(self, child: Child, code: int) -> None:
         if child.process is None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +53,10 @@ _STOPPED: Final = "stopped"
 
 @dataclass(frozen=True, slots=True)
 class ChildStatus:
-    """One child: `state` is starting, ready, restarting, stopping or stopped; `since` is ISO 8601."""
+    """One child: `since` is ISO 8601.
+
+    `state` is starting, ready, unresponsive, restarting, stopping or stopped.
+    """
 
     name: str
     kind: str
@@ -105,6 +109,10 @@ class LocalTarget:
     def exists(self) -> bool:
         """Tell whether this target has a state folder."""
         return self.state.root.is_dir()
+
+    def operation(self) -> AbstractContextManager[None]:
+        """Hold the target for one deploy or destroy; ConflictError where another one is in progress."""
+        return processes.operation(self.state.root.with_name(f".{self.state.root.name}.lock"))
 
     def access(self) -> AwsAccess:
         """Return how to speak to the emulator, whether it runs or not.
@@ -212,7 +220,7 @@ class LocalTarget:
             left = [(entry["pid"], entry["mark"]) for entry in read_json(self.state.status)["children"]]
             processes.end_leftovers([(pid, mark) for pid, mark in left if pid], grace_seconds=2.0)
         shutil.rmtree(self.state.root)
-        if not any(self.state.root.parent.iterdir()):
+        with suppress(OSError):  # others have their state beside it
             self.state.root.parent.rmdir()
 
     def _is_unsupervised(self) -> bool | None:

@@ -20,6 +20,7 @@ import pytest
 from sdctl.errors import ConfigError, ConflictError, DeployFailedError
 from sdctl.local import processes
 from sdctl.local.children import ChildSpec
+from sdctl.local.state import write_json
 from sdctl.local.target import LocalTarget
 from support.local_target import (
     child,
@@ -257,6 +258,66 @@ def test_nothing_keeps_the_callers_descriptors(other: LocalTarget, home: Path, t
     for pid, _ in marks(other):
         targets = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
         assert str(held) not in targets
+
+
+def test_a_child_that_hangs_is_told_and_then_replaced(other: LocalTarget) -> None:
+    other._prepare()
+    web = web_server()
+    write_json(other.state.desired, {"children": [web.as_dict()]})
+    code = (
+        "import os, sys; from pathlib import Path; from sdctl.local import processes, supervisor\n"
+        "from sdctl.local.state import StateFolder\n"
+        "folder = StateFolder(Path(sys.argv[1])); lock = processes.take_lock(folder)\n"
+        "impatient = supervisor.Patience(probe_seconds=0.1, misses_to_tell=1, misses_to_kill=3)\n"
+        "supervisor.Supervisor(folder, os.environ, patience=impatient).run()\n"
+    )
+    # The supervisor is this test's child here, and not nobody's: it has to be collected.
+    with subprocess.Popen([sys.executable, "-c", code, str(other.state.root)]) as supervisor:
+        other.wait_ready(20)
+        before = child(other, web.name)
+        assert before.pid
+        os.kill(before.pid, signal.SIGSTOP)
+        eventually(lambda: child(other, web.name).state == "unresponsive", "the hang to be told")
+        assert not other.status().is_healthy
+        eventually(lambda: child(other, web.name).restarts == 1, "the restart")
+        other.wait_ready(20)
+        after = child(other, web.name)
+        assert (after.pid != before.pid, after.last_exit) == (True, -signal.SIGKILL)
+        supervisor.terminate()
+
+
+def test_only_one_deploy_or_destroy_at_a_time_and_its_lock_is_gone_afterwards(other: LocalTarget) -> None:
+    with (
+        other.operation(),
+        pytest.raises(ConflictError, match="in progress"),
+        other.operation(),
+    ):
+        pass
+    with other.operation():
+        pass
+    assert not list(other.state.root.parent.glob(".*lock"))
+
+
+def test_many_who_want_the_same_operation_never_hold_it_together(tmp_path: Path) -> None:
+    other = LocalTarget(tmp_path / "alone", "shared", tmp_path)
+    holders, most = 0, 0
+
+    def hold(_: int) -> int:
+        nonlocal holders, most
+        try:
+            with other.operation():
+                holders += 1
+                most = max(most, holders)
+                time.sleep(0.001)
+                holders -= 1
+        except ConflictError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(16) as pool:
+        held = sum(pool.map(hold, range(300)))
+    assert most == 1
+    assert held > 0
 
 
 def test_it_survives_the_terminal(other: LocalTarget, home: Path, tmp_path: Path) -> None:
