@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sdctl.config import rules
-from sdctl.config.model import DEFAULT_CHECKPOINT, DEFAULT_RUNTIME, Config
-from sdctl.contract import found, nearest
+from sdctl.config.model import DEFAULT_RUNTIME, Config
+from sdctl.contract import DEFAULT_CHECKPOINT, found, nearest
 from sdctl.errors import ConfigError
 
 DEFAULT_FILES: Final = ("sdctl.yaml", "config.yaml")

@@ -12,11 +12,10 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from sdctl.contract import MAX_ATTEMPTS_DEFAULT
+from sdctl.contract import DEFAULT_CHECKPOINT, MAX_ATTEMPTS_DEFAULT
 
 DEFAULT_STACK_NAME: Final = "sdoneks"
 DEFAULT_RUNTIME_NAME: Final = "sdruntime"
-DEFAULT_CHECKPOINT: Final = "v1-5-pruned-emaonly.safetensors"
 DEFAULT_RUNTIME: Final = {
     "name": DEFAULT_RUNTIME_NAME,
     "type": "sdwebui",

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sdctl.config.model import DEFAULT_CHECKPOINT, Config, RuntimeConfig
+from sdctl.config.model import Config, RuntimeConfig
+from sdctl.contract import DEFAULT_CHECKPOINT
 from sdctl.deployments import Deployment
 from sdctl.errors import DeployFailedError, UsageError
 from sdctl.local.gateway import API_PREFIX

@@ -42,6 +42,19 @@ def slow() -> Iterator[Sketch]:
         yield server
 
 
+def test_a_size_is_rounded_down_to_eighths_while_the_info_keeps_what_was_asked(webui: Sketch) -> None:
+    answer = webui.draw(prompt="A dog", width=63, height=65)
+    assert picture(answer["images"][0]).size == (56, 64)
+    info = json.loads(answer["info"])
+    assert (info["width"], info["height"]) == (63, 65)
+
+
+@pytest.mark.parametrize("more", [{"width": -64}, {"height": 7}, {"height": 0, "enable_hr": True}])
+def test_a_picture_without_a_pixel_fails_as_a_tensor_does(webui: Sketch, more: dict[str, Any]) -> None:
+    answer = webui.post("/sdapi/v1/txt2img", {"prompt": "A dog", **more})
+    assert (answer.status, answer.json["error"]) == (500, "RuntimeError")
+
+
 def test_a_picture_comes_with_the_parameters_it_was_made_from(webui: Sketch) -> None:
     answer = webui.draw(
         prompt="A dog", negative_prompt="bad", steps=2, cfg_scale=7, sampler_name="Euler", seed=3
@@ -150,7 +163,7 @@ def test_failures_of_the_real_one_are_500_with_class_and_text(webui: Sketch, fie
 
 
 def test_sizes_out_of_bounds_are_422_with_every_problem(webui: Sketch) -> None:
-    answer = webui.post(API + "txt2img", {"prompt": "x", "width": 32, "height": 8192})
+    answer = webui.post(API + "txt2img", {"prompt": "x", "width": 4097, "height": 8192})
     assert answer.status == 422
     assert [problem["loc"] for problem in answer.json["detail"]] == [["body", "width"], ["body", "height"]]
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_CHECKPOINT = "v1-5-pruned-emaonly.safetensors"
+from sdctl.contract import DEFAULT_CHECKPOINT
+
 _CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 _UPSCALER_FOLDERS = ("ESRGAN", "RealESRGAN", "SwinIR", "upscale_models")
 _MAX_LISTED = 5000

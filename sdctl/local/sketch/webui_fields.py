@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MIN_SIDE, MAX_SIDE = 64, 4096
+MAX_SIDE = 4096
 
 
 class RefusedError(Exception):
@@ -64,7 +64,7 @@ def _model(**fields: Any) -> dict[str, Field]:
     return model
 
 
-_SIDE = Field("int", 512, low=MIN_SIDE, high=MAX_SIDE)
+_SIDE = Field("int", 512, high=MAX_SIDE)
 _PROCESSING = _model(
     prompt="", negative_prompt="", styles="<list>", seed=-1, subseed=-1, subseed_strength=0.0,
     seed_resize_from_h=-1, seed_resize_from_w=-1, sampler_name="<str>", scheduler="<str>",

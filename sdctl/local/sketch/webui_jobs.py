@@ -262,15 +262,21 @@ def read_order(values: dict[str, Any], checkpoint: Checkpoint, draw_number: Call
 def final_size(values: Mapping[str, Any]) -> tuple[int, int]:
     """Return the size of the pictures: multiples of 8, enlarged where the hires fix is on."""
     width, height = values["width"], values["height"]
+    _require_drawable(width, height)
     if values.get("enable_hr"):
         across, down = values["hr_resize_x"], values["hr_resize_y"]
         if across or down:
             width, height = across or width * down // height, down or height * across // width
         else:
             width, height = (int(side * values["hr_scale"]) for side in (width, height))
-    if not all(8 <= side <= MAX_SIDE for side in (width, height)):
-        raise failure("RuntimeError", f"sketch draws up to {MAX_SIDE}x{MAX_SIDE}, not {width}x{height}")
+    _require_drawable(width, height)
     return width // 8 * 8, height // 8 * 8
+
+
+def _require_drawable(width: int, height: int) -> None:
+    """Fail as a tensor without a pixel does; A1111 itself has no lower limit."""
+    if not all(8 <= side <= MAX_SIDE for side in (width, height)):
+        raise failure("RuntimeError", f"sketch draws 8x8 to {MAX_SIDE}x{MAX_SIDE}, not {width}x{height}")
 
 
 def read_source(values: dict[str, Any]) -> Source:
