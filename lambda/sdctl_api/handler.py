@@ -100,7 +100,7 @@ class Api:
     def _upload(self, request: Request) -> tuple[int, Document]:
         upload = parse_upload(read_json(request))
         key = upload.key(uuid.uuid4().hex)
-        return 200, self._links.upload(key, upload.content_type, upload.size_bytes)
+        return 200, self._links.upload(key, upload.content_type, upload.size_bytes, upload.sha256)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any, Final
 
 from sdctl import task_record
@@ -33,9 +34,15 @@ class Links:
             return None
         return self._sign("get_object", {"Key": key})
 
-    def upload(self, key: str, content_type: str, size_bytes: int) -> dict[str, str]:
-        """Sign the upload of one object of exactly this type and size; both are part of the signature."""
-        url = self._sign("put_object", {"Key": key, "ContentType": content_type, "ContentLength": size_bytes})
+    def upload(self, key: str, content_type: str, size_bytes: int, sha256: str = "") -> dict[str, str]:
+        """Sign the upload of one object of exactly this type and size; both are part of the signature.
+
+        With a hash (hexadecimal) the upload must carry it as `x-amz-checksum-sha256`, and S3 checks it.
+        """
+        exact = {"Key": key, "ContentType": content_type, "ContentLength": size_bytes}
+        if sha256:
+            exact["ChecksumSHA256"] = b64encode(bytes.fromhex(sha256)).decode()
+        url = self._sign("put_object", exact)
         return {"upload_url": url, "input_url": f"s3://{self._bucket}/{key}"}
 
     def _sign(self, operation: str, parameters: dict[str, Any]) -> str:

@@ -12,28 +12,34 @@ from sdctl_api.exchange import invalid
 
 MAX_UPLOAD_BYTES: Final = 100 * 1024 * 1024
 MAX_FILENAME_BYTES: Final = 255
-_FIELDS: Final = ("filename", "content_type", "bytes")
+_FIELDS: Final = ("filename", "content_type", "bytes", "sha256")
 # https://www.rfc-editor.org/rfc/rfc6838#section-4.2
 _CONTENT_TYPE: Final = re.compile(r"(image|video|audio)/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A valid request for an upload URL."""
+    """A valid request for an upload URL; `sha256` is hexadecimal, or empty where none was given."""
 
     filename: str
     content_type: str
     size_bytes: int
+    sha256: str = ""
 
     def key(self, unique: str) -> str:
-        """Name the object; `unique` keeps equal names apart, characters that URLs escape become `_`."""
+        """Name the object: the same content under the same name has the same key, where its hash is given.
+
+        So a task that names it is the same task when it is submitted again. Without a hash `unique` keeps
+        equal names apart. Characters that URLs escape become `_`.
+        """
         name = _UNSAFE.sub("_", self.filename)[-128:].lstrip(".") or "_"
-        return f"{contract.RESERVED_PREFIX}/uploads/{unique}/{name}"
+        return f"{contract.RESERVED_PREFIX}/uploads/{self.sha256 or unique}/{name}"
 
 
 def parse_upload(document: object) -> Upload:
-    """Validate `{"filename", "content_type", "bytes"}`.
+    """Validate `{"filename", "content_type", "bytes"}` and the optional `"sha256"`.
 
     Raises:
         ApiError: `invalid_task` with every problem.
@@ -50,9 +56,14 @@ def parse_upload(document: object) -> Upload:
         message = check(document[name]) if name in document else "is required"
         if message:
             problems.append(Problem(name, message))
+    sha256 = document.get("sha256", "")
+    if "sha256" in document and not (isinstance(sha256, str) and _SHA256.fullmatch(sha256)):
+        problems.append(
+            Problem("sha256", f"{contract.found(sha256)} is not 64 lower-case hexadecimal digits")
+        )
     if problems:
         raise invalid(problems)
-    return Upload(document["filename"], document["content_type"].lower(), document["bytes"])
+    return Upload(document["filename"], document["content_type"].lower(), document["bytes"], sha256)
 
 
 def _filename_problem(value: Any) -> str:

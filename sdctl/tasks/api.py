@@ -124,9 +124,12 @@ class TaskApi:
         """
         return parse_task(self._call("POST", f"{_task_path(task_id)}/retry", body={}))
 
-    def create_upload(self, filename: str, content_type: str, size_bytes: int) -> UploadTicket:
-        """Ask for an address to PUT an input at."""
-        body = {"filename": filename, "content_type": content_type, "bytes": size_bytes}
+    def create_upload(self, filename: str, content_type: str, size_bytes: int, sha256: str) -> UploadTicket:
+        """Ask for an address to PUT an input at; the same content and name get the same `input_url`.
+
+        The PUT must carry the hash (`sha256`, hexadecimal, in base64) as `x-amz-checksum-sha256`.
+        """
+        body = {"filename": filename, "content_type": content_type, "bytes": size_bytes, "sha256": sha256}
         document = self._call("POST", f"{V1ALPHA2}/uploads", body=body, idempotent=True)
         return UploadTicket(text_of(document, "upload_url"), text_of(document, "input_url"))
 

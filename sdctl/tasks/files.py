@@ -6,9 +6,11 @@ file appears under its name only when it is whole.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -86,12 +88,14 @@ def input_url(api: TaskApi, source: str, *, images_only: bool = True) -> str:
             size = os.fstat(file.fileno()).st_size
             content_type = _checked_type(path, file.read(16), size, images_only=images_only)
             file.seek(0)
-            ticket = api.create_upload(_safe_name(path.name, "input"), content_type, size)
+            digest = hashlib.file_digest(file, "sha256")
+            file.seek(0)
+            ticket = api.create_upload(_safe_name(path.name, "input"), content_type, size, digest.hexdigest())
             reply = api.transport.upload(
                 _checked_link(ticket.upload_url),
                 file,
                 size,
-                {"Content-Type": content_type},
+                {"Content-Type": content_type, "x-amz-checksum-sha256": b64encode(digest.digest()).decode()},
                 stall_seconds=STALL_SECONDS,
             )
     except FileNotFoundError as error:

@@ -123,6 +123,18 @@ def test_i2i_uploads_a_local_file_and_passes_addresses_on(server: TaskApiServer,
     assert sent(server)[1]["init_images"] == ["https://example.com/cat.png"]
 
 
+def test_the_same_file_under_the_same_id_is_the_same_task(server: TaskApiServer, tmp_path: Path) -> None:
+    (tmp_path / "cat.png").write_bytes(png(8, 8))
+    assert run("submit", "i2i", "cat.png", "x", "--id", "a").code == 0
+    again = run("submit", "i2i", "cat.png", "x", "--id", "a")
+    assert (again.code, "submitted before" in again.stderr) == (0, True)
+    first, second = (body for body in server.bodies if "task" in body)
+    assert first == second
+    (tmp_path / "cat.png").write_bytes(png(16, 16))
+    run("submit", "i2i", "cat.png", "x", "--id", "a")
+    assert server.bodies[-1] != first
+
+
 def test_upscale_by_factor_and_to_a_size(server: TaskApiServer) -> None:
     run("submit", "upscale", "s3://b/a.png", "--scale", "3", "--upscaler", "Lanczos")
     assert sent(server)[1] == {

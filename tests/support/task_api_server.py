@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply(*state.submit(json.loads(self.body), version))
             case ("POST", ["v1alpha2", "uploads"]):
                 asked = json.loads(self.body)
-                key = f".sdctl/uploads/{len(state.objects)}/{asked['filename']}"
+                key = f".sdctl/uploads/{asked['sha256']}/{asked['filename']}"
                 urls = {
                     "upload_url": f"{state.base}/objects/{key}?signature=x",
                     "input_url": f"s3://bucket/{key}",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -360,8 +363,11 @@ def upload(api: Worker, **fields: object) -> Answer:
     return call(api, event("POST", "/v1alpha2/uploads", {k: v for k, v in body.items() if v is not None}))
 
 
-def put(url: str, body: bytes, content_type: str = "image/png") -> int:
-    request = urllib.request.Request(url, body, {"Content-Type": content_type}, method="PUT")
+def put(
+    url: str, body: bytes, content_type: str = "image/png", headers: Mapping[str, str] | None = None
+) -> int:
+    sent = {"Content-Type": content_type, **(headers or {})}
+    request = urllib.request.Request(url, body, sent, method="PUT")
     try:
         with urllib.request.urlopen(request) as response:
             return int(response.status)
@@ -390,9 +396,26 @@ def test_type_and_size_are_part_of_an_upload_urls_signature(api: Worker) -> None
     assert upload(api).body["input_url"] != upload(api).body["input_url"]
 
 
+def test_the_same_content_goes_to_the_same_place_and_nothing_else_does(api: Worker) -> None:
+    content = b"\x89PNG"
+    digest = hashlib.sha256(content)
+    first, second = (upload(api, sha256=digest.hexdigest()).body for _ in range(2))
+    assert first["input_url"] == second["input_url"]
+    checksum = {"x-amz-checksum-sha256": b64encode(digest.digest()).decode()}
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(first["upload_url"]).query)
+    assert "x-amz-checksum-sha256" in query["X-Amz-SignedHeaders"][0].split(";")
+    assert put(first["upload_url"], content, headers=checksum) == 200
+    other = hashlib.sha256(b"other").hexdigest()
+    assert upload(api, sha256=other).body["input_url"] != first["input_url"]
+
+
 @pytest.mark.parametrize(
     ("fields", "paths"),
     [
+        ({"sha256": "A" * 64}, ["sha256"]),
+        ({"sha256": "../x"}, ["sha256"]),
+        ({"sha256": ""}, ["sha256"]),
+        ({"sha256": 7, "bytes": 0}, ["bytes", "sha256"]),
         ({"filename": "../x.png"}, ["filename"]),
         ({"filename": "a\\b.png"}, ["filename"]),
         ({"filename": ".."}, ["filename"]),
