@@ -77,6 +77,14 @@ class Aws:
         with self._lock, aws_errors("read the credentials"):
             return str(self._open().get_partition_for_region(self.region))
 
+    def regions(self, service: str) -> tuple[str, ...]:
+        """List the regions of all partitions that are known to have a service, without asking AWS."""
+        with self._lock, aws_errors("read the credentials"):
+            session = self._open()
+            partitions = session.get_available_partitions()
+            found = (session.get_available_regions(service, partition_name=one) for one in partitions)
+            return tuple(region for regions in found for region in regions)
+
     def client(self, service: str) -> Any:
         """Return the boto3 client of a service.
 

@@ -1,0 +1,1 @@
+"""Looking before a deploy: observed facts and the configuration in, checks out; nothing is changed."""

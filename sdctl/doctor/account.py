@@ -1,0 +1,121 @@
+"""Rules about the account: credentials, region, service-linked roles, permissions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sdctl.clients.ec2 import SPOT
+from sdctl.contract import nearest
+from sdctl.doctor.check import Check, Topic
+from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.needs import SERVICE_ROLES, RuntimeNeed
+
+CREDENTIALS: Final = Topic(
+    "credentials", "everything is done as this role or user, which administers the cluster"
+)
+REGION: Final = Topic("region", "everything lies in one region, which must have EKS")
+PERMISSIONS: Final = Topic(
+    "permissions", "a deployment stops half-way at the first action that is not allowed"
+)
+_CHINA: Final = Topic("china", "what lies outside of China is slow or out of reach there")
+_SHOWN_ACTIONS: Final = 8
+_SIGN_IN: Final = "sign in (aws configure, or aws sso login), or name another profile with --profile"
+
+
+def no_region() -> Check:
+    """Make the check of a region that nothing names."""
+    return REGION.fail("no region is set", "pass -R REGION, or set AWS_DEFAULT_REGION")
+
+
+def account_checks(facts: AwsFacts, needs: Sequence[RuntimeNeed], *, is_simulated: bool) -> Iterator[Check]:
+    """Judge who calls, where, and what they may do.
+
+    Args:
+        facts: what was observed.
+        needs: what the runtimes may start.
+        is_simulated: whether the permissions were looked at.
+    """
+    yield _region(facts)
+    yield _credentials(facts)
+    for service, role in SERVICE_ROLES.items():
+        if service.startswith(SPOT) and not any(SPOT in need.capacities for need in needs):
+            continue
+        yield _service_role(facts, needs, service, role)
+    if is_simulated:
+        yield _permissions(facts)
+    if facts.partition == "aws-cn":
+        yield _CHINA.warn(
+            "the deployment goes to China: API Gateway's own domain answers only with an ICP exception, and "
+            "public registries and Hugging Face are hardly reachable",
+            "copy images and charts first (sdctl image mirror), and submit with --via sns",
+        )
+
+
+def _region(facts: AwsFacts) -> Check:
+    known = facts.known_regions
+    if known and facts.region not in known:
+        return REGION.warn(
+            f"{facts.region} is no region that we know to have EKS{nearest(facts.region, list(known))}",
+            "pass another one with -R, or update boto3 if the region is new",
+        )
+    return REGION.ok(f"{facts.region} (partition {facts.partition})")
+
+
+def _credentials(facts: AwsFacts) -> Check:
+    identity = facts.identity
+    if isinstance(identity, Unknown):
+        return CREDENTIALS.fail(identity.reason, _SIGN_IN)
+    found = f"{identity.arn} in account {identity.account}"
+    if identity.kind == "federated":
+        return CREDENTIALS.fail(
+            f"{found}, a federated user", "use a role or a user: a cluster's access entries know no others"
+        )
+    if identity.kind == "root":
+        return CREDENTIALS.warn(
+            f"{found}, the root user",
+            "use a role: nothing can restrict the root user, nor a leak of its keys",
+        )
+    if not identity.is_path_known:
+        return CREDENTIALS.warn(
+            f"{found}; the path of its role could not be read",
+            "allow iam:GetRole on it, so that the cluster can name it as its administrator",
+        )
+    role = f" (role {identity.principal_arn})" if identity.kind == "role" else ""
+    return CREDENTIALS.ok(f"{found}{role}")
+
+
+def _service_role(facts: AwsFacts, needs: Sequence[RuntimeNeed], service: str, role: str) -> Check:
+    name = service.partition(".")[0]
+    is_spot = name == SPOT
+    why = "without it no spot instance starts" if is_spot else "EKS works through it"
+    topic = Topic(f"service-role-{name}", why)
+    exists = facts.service_roles.get(role, NOT_READ)
+    if isinstance(exists, Unknown):
+        return topic.unknown(exists)
+    if exists:
+        return topic.ok(f"the role {role} exists")
+    fix = f"aws iam create-service-linked-role --aws-service-name {service}"
+    only_spot = [need.name for need in needs if need.capacities == (SPOT,)]
+    if is_spot and only_spot:
+        return topic.fail(
+            f"the role {role} does not exist, and {', '.join(only_spot)} runs on spot only", fix
+        )
+    if is_spot:
+        return topic.warn(f"the role {role} does not exist: every node would be on-demand", fix)
+    return topic.warn(f"the role {role} does not exist; EKS makes it where it may", fix)
+
+
+def _permissions(facts: AwsFacts) -> Check:
+    denied = facts.denied
+    if isinstance(denied, Unknown):
+        return PERMISSIONS.unknown(denied)
+    if not denied:
+        return PERMISSIONS.ok("the simulation allows every action of a deployment")
+    names = [f"{one.action}{' (forbidden)' if one.is_explicit else ''}" for one in denied[:_SHOWN_ACTIONS]]
+    more = f" and {len(denied) - _SHOWN_ACTIONS} more" if len(denied) > _SHOWN_ACTIONS else ""
+    return PERMISSIONS.fail(
+        f"{len(denied)} actions are not allowed: {', '.join(names)}{more}",
+        "attach the policy that sdctl iam policy --for deploy prints; what is forbidden is so by a deny "
+        "statement, a permissions boundary or the organisation",
+    )

@@ -1,0 +1,157 @@
+"""Rules about names and contents: stacks, buckets, log group, model files, snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sdctl.clients.cloudformation import StackState, StackView
+from sdctl.config.model import Config, RuntimeConfig
+from sdctl.doctor.check import Check, Topic
+from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.needs import MODELS_FOLDER, bucket_names, cluster_log_group, stack_names
+
+STACKS: Final = Topic(
+    "stacks", "the stacks' names must be free or ours, and no other operation at work on them"
+)
+LOG_GROUP: Final = Topic("log-group", "the cluster stack makes this log group; one that is there stops it")
+ASSETS: Final = Topic("asset-bucket", "code and templates travel through a bucket of the deployment's own")
+MODEL_BUCKET: Final = Topic("model-bucket", "models are read over and over: from a bucket of the same region")
+MODELS: Final = Topic("model-files", "a runtime never gets ready without the model that it starts with")
+_RENAME: Final = "choose another stackName, or -n NAME"
+# A data volume as large as its snapshot has no room for anything else; what the chart takes by default.
+DEFAULT_VOLUME_GIB: Final = 100
+
+
+def name_checks(config: Config, facts: AwsFacts) -> Iterator[Check]:
+    """Judge what is there already, and what must be there."""
+    yield _stacks(config, facts)
+    yield _log_group(config, facts)
+    if isinstance(facts.identity, Unknown):
+        yield ASSETS.unknown(NOT_READ)
+        yield MODEL_BUCKET.unknown(NOT_READ)
+    else:
+        assets, models = bucket_names(config, facts.identity.account, facts.region)
+        yield _asset_bucket(assets, facts)
+        yield _model_bucket(config, models, facts)
+        if any(runtime.checkpoint for runtime in config.runtimes):
+            yield _model_files(config, models, facts)
+    for runtime in config.runtimes:
+        if runtime.snapshot_id:
+            yield _snapshot(runtime, facts)
+
+
+def _stacks(config: Config, facts: AwsFacts) -> Check:
+    found: list[StackView] = []
+    for name in stack_names(config):
+        stack = facts.stacks.get(name, NOT_READ)
+        if isinstance(stack, Unknown):
+            return STACKS.unknown(stack)
+        if stack is not None:
+            found.append(stack)
+    strangers = [one.name for one in found if one.tags.get("sdctl:stack") != config.stack_name]
+    if strangers:
+        return STACKS.fail(f"{', '.join(strangers)} exist and are not this deployment's", _RENAME)
+    busy = [f"{one.name} ({one.status})" for one in found if one.state is StackState.BUSY]
+    if busy:
+        return STACKS.fail(f"at work: {', '.join(busy)}", "wait until it has ended")
+    bad = [
+        f"{one.name} ({one.status})" for one in found if one.state in (StackState.BROKEN, StackState.STUCK)
+    ]
+    if bad:
+        return STACKS.warn(
+            f"left by a failed attempt: {', '.join(bad)}",
+            "sdctl deploy puts them right: it deletes or continues",
+        )
+    names = ", ".join(one.name for one in found)
+    return STACKS.ok(f"{names} will be updated" if names else "the names are free")
+
+
+def _log_group(config: Config, facts: AwsFacts) -> Check:
+    name, stack = cluster_log_group(config), facts.stacks.get(f"{config.stack_name}-cluster", NOT_READ)
+    if isinstance(facts.log_group_exists, Unknown):
+        return LOG_GROUP.unknown(facts.log_group_exists)
+    if isinstance(stack, Unknown):
+        return LOG_GROUP.unknown(stack)
+    if facts.log_group_exists and stack is None:
+        return LOG_GROUP.fail(
+            f"{name} is left of an earlier cluster",
+            f"aws logs delete-log-group --log-group-name {name} --region {facts.region}",
+        )
+    return LOG_GROUP.ok(f"{name} is {'ours' if facts.log_group_exists else 'free'}")
+
+
+def _asset_bucket(name: str, facts: AwsFacts) -> Check:
+    region = facts.buckets.get(name, NOT_READ)
+    if isinstance(region, Unknown):
+        return ASSETS.fail(region.reason, _RENAME) if region.is_denied else ASSETS.unknown(region)
+    if region not in (None, facts.region):
+        return ASSETS.fail(f"{name} is in {region}, not in {facts.region}", _RENAME)
+    return ASSETS.ok(f"{name} {'exists' if region else 'will be made'}")
+
+
+def _model_bucket(config: Config, name: str, facts: AwsFacts) -> Check:
+    region = facts.buckets.get(name, NOT_READ)
+    if isinstance(region, Unknown):
+        fix = "name a bucket of your own with modelBucketArn or -b"
+        return MODEL_BUCKET.fail(region.reason, fix) if region.is_denied else MODEL_BUCKET.unknown(region)
+    if region is None and config.model_bucket:
+        return MODEL_BUCKET.fail(
+            f"{name} does not exist", f"sdctl bucket create {name}, or leave modelBucketArn out"
+        )
+    if region is None:
+        return MODEL_BUCKET.ok(f"{name} will be made")
+    if region != facts.region:
+        return MODEL_BUCKET.fail(
+            f"{name} is in {region}, the deployment in {facts.region}",
+            f"copy the models to a bucket in {facts.region}: sdctl bucket create, then sdctl models upload",
+        )
+    return MODEL_BUCKET.ok(f"{name} is in {region}")
+
+
+def _model_files(config: Config, bucket: str, facts: AwsFacts) -> Check:
+    wanted = [runtime.checkpoint for runtime in config.runtimes if runtime.checkpoint]
+    region = facts.buckets.get(bucket, NOT_READ)
+    fix = f"sdctl models upload {wanted[0]} --to {MODELS_FOLDER.rstrip('/')}"
+    if region is None:
+        return MODELS.warn(
+            f"{bucket} does not exist yet: {', '.join(wanted)} are missing", f"after the deploy: {fix}"
+        )
+    if isinstance(facts.model_files, Unknown):
+        return MODELS.unknown(facts.model_files)
+    missing = [name for name in wanted if f"{MODELS_FOLDER}{name}" not in facts.model_files]
+    if missing:
+        return MODELS.fail(
+            f"{bucket} lacks {', '.join(f'{MODELS_FOLDER}{name}' for name in missing)}",
+            f"sdctl models upload {missing[0]} --to {MODELS_FOLDER.rstrip('/')}",
+        )
+    return MODELS.ok(f"{', '.join(wanted)} in {bucket}")
+
+
+def _snapshot(runtime: RuntimeConfig, facts: AwsFacts) -> Check:
+    topic = Topic(f"snapshot-{runtime.name}", "nodes start from the images in this snapshot")
+    name, snapshot = runtime.snapshot_id, facts.snapshots.get(runtime.snapshot_id, NOT_READ)
+    build = "build one with sdctl snapshot build, or remove the snapshotID"
+    if isinstance(snapshot, Unknown):
+        return topic.unknown(snapshot)
+    if snapshot is None:
+        return topic.fail(f"there is no snapshot {name} in {facts.region} that you may use", build)
+    if snapshot.state == "error":
+        return topic.fail(f"{name} is broken", build)
+    if snapshot.state != "completed":
+        return topic.warn(f"{name} is {snapshot.state}", "wait until it is completed")
+    size = _volume_gib(runtime)
+    said = f"{name}: {snapshot.size_gib} GiB, on a volume of {size} GiB"
+    if snapshot.size_gib > size:
+        return topic.fail(
+            f"{said} does not fit",
+            f"set karpenter/nodeTemplate/dataVolume/volumeSize to {snapshot.size_gib}Gi or more",
+        )
+    return topic.ok(said)
+
+
+def _volume_gib(runtime: RuntimeConfig) -> int:
+    """Read the size of the data volume, as `100Gi` or a number."""
+    value = str(runtime.extra_value("karpenter", "nodeTemplate", "dataVolume", "volumeSize") or "")
+    digits = value.removesuffix("Gi").strip()
+    return int(digits) if digits.isdigit() else DEFAULT_VOLUME_GIB

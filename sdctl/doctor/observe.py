@@ -1,0 +1,241 @@
+"""Reads an account: every read in a thread of its own, with a deadline; what fails becomes an `Unknown`.
+
+Nothing is changed. A thread that outlives its deadline is left behind as a daemon, so that neither a read
+nor the end of the process waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
+from threading import Event, Thread
+from time import monotonic
+from typing import Any, Final
+
+from sdctl.clients.aws import Aws
+from sdctl.clients.cloudformation import CloudFormation
+from sdctl.clients.ec2 import Ec2, Subnet
+from sdctl.clients.eks import Eks
+from sdctl.clients.iam import Iam, Identity, Wish
+from sdctl.clients.logs import Logs
+from sdctl.clients.quotas import Quotas
+from sdctl.clients.s3 import S3
+from sdctl.clients.ssm import Ssm
+from sdctl.config.model import Config
+from sdctl.doctor import needs as wanted
+from sdctl.doctor.facts import AwsFacts, Unknown
+from sdctl.doctor.needs import (
+    MODELS_FOLDER,
+    RuntimeNeed,
+    bucket_names,
+    cluster_log_group,
+    image_parameter,
+    stack_names,
+)
+from sdctl.errors import NotFoundError, SdctlError
+from sdctl.versions import EKS_CALENDAR
+
+# Whose credentials these are comes first, then everything else at once: 15 seconds in all.
+IDENTITY_SECONDS: Final = 6.0
+READ_SECONDS: Final = 8.0
+# EC2 scores a choice of fewer types as hopeless, whatever there is:
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-placement-score.html
+MIN_SCORED_TYPES: Final = 3
+_DENIED_CODES: Final = frozenset({
+    "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403",
+})  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One read and what came of it."""
+
+    read: Callable[[], Any]
+    done: Event = field(default_factory=Event)
+    value: Any = None
+    bug: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self.value = self.read()
+        except SdctlError as error:
+            self.value = Unknown(error.message, getattr(error, "aws_code", "") in _DENIED_CODES)
+        except Exception as bug:  # noqa: BLE001 - carried to the thread that waits, and raised there
+            self.bug = bug
+        self.done.set()
+
+
+def read_all(
+    reads: Mapping[str, Callable[[], Any]], *, timeout_seconds: float = READ_SECONDS
+) -> dict[str, Any]:
+    """Run reads at once and return what each came to: its value, or an `Unknown`.
+
+    Args:
+        reads: by name; one that raises an error of ours is unknown for that reason.
+        timeout_seconds: each read's own deadline; they all start now.
+    """
+    slots = {name: _Slot(read) for name, read in reads.items()}
+    deadline = monotonic() + timeout_seconds
+    for name, slot in slots.items():
+        Thread(target=slot.run, name=f"read-{name}", daemon=True).start()
+    found: dict[str, Any] = {}
+    for name, slot in slots.items():
+        if not slot.done.wait(max(0.0, deadline - monotonic())):
+            found[name] = Unknown(f"there was no answer within {timeout_seconds:g} s")
+        elif slot.bug is not None:
+            raise slot.bug
+        else:
+            found[name] = slot.value
+    return found
+
+
+def observe_aws(
+    aws: Aws,
+    config: Config,
+    needs: Sequence[RuntimeNeed],
+    *,
+    today: date,
+    wishes: Sequence[Wish] = (),
+    identity_seconds: float = IDENTITY_SECONDS,
+    read_seconds: float = READ_SECONDS,
+) -> AwsFacts:
+    """Read everything of an account that the rules judge.
+
+    Args:
+        aws: the session, best one with short timeouts.
+        config: what is to be deployed.
+        needs: what its runtimes may start.
+        today: kept with the facts.
+        wishes: what the caller must be allowed to do; empty leaves the simulation out.
+        identity_seconds: deadline of finding out who calls; without that nothing else is asked.
+        read_seconds: deadline of each other read.
+    """
+    first = read_all(
+        {
+            "identity": Iam(aws).identity,
+            "partition": lambda: aws.partition,
+            "known_regions": lambda: aws.regions("eks"),
+        },
+        timeout_seconds=identity_seconds,
+    )
+    partition, regions = first["partition"], first["known_regions"]
+    base: dict[str, Any] = {
+        "region": aws.region,
+        "partition": "aws" if isinstance(partition, Unknown) else partition,
+        "known_regions": () if isinstance(regions, Unknown) else regions,
+        "today": today,
+        "identity": first["identity"],
+    }
+    identity = first["identity"]
+    if isinstance(identity, Unknown):
+        return AwsFacts(**base)
+    found = read_all(_reads(aws, config, needs, identity, wishes), timeout_seconds=read_seconds)
+    return AwsFacts(**base, **_grouped(found))
+
+
+def _grouped(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `{"quotas/x": …}` into `{"quotas": {"x": …}}`."""
+    grouped: dict[str, Any] = {}
+    for name, value in found.items():
+        group, has_key, key = name.partition("/")
+        if has_key:
+            grouped.setdefault(group, {})[key] = value
+        else:
+            grouped[name] = value
+    return grouped
+
+
+def _reads(
+    aws: Aws, config: Config, needs: Sequence[RuntimeNeed], identity: Identity, wishes: Sequence[Wish]
+) -> dict[str, Callable[[], Any]]:
+    reads = {
+        **_capacity_reads(aws, config, needs),
+        **_headroom_reads(aws, config, needs),
+        **_name_reads(aws, config, identity),
+        **_image_reads(aws, config),
+    }
+    iam = Iam(aws)
+    for role in wanted.SERVICE_ROLES.values():
+        reads[f"service_roles/{role}"] = partial(iam.role_exists, role)
+    if wishes:
+        reads["denied"] = lambda: iam.denied(identity.principal_arn, wishes)
+    return reads
+
+
+def _capacity_reads(aws: Aws, config: Config, needs: Sequence[RuntimeNeed]) -> dict[str, Callable[[], Any]]:
+    ec2 = Ec2(aws)
+    gpu, spot = wanted.gpu_types(needs), wanted.spot_types(needs)
+    types = tuple(dict.fromkeys((*gpu, config.cluster_components.instance_type)))
+    letters = sorted(letter for family in wanted.families(config, needs) for letter in family.letters)
+    reads: dict[str, Callable[[], Any]] = {
+        "zones": ec2.zones,
+        "vcpus": lambda: ec2.vcpus(types),
+        "offers": lambda: ec2.offers(types),
+        "running": lambda: ec2.running([f"{letter}*" for letter in letters]),
+    }
+    if config.network.subnet_ids:
+        reads["subnets"] = lambda: _subnets(ec2, config.network.subnet_ids)
+    if spot:
+        reads["spot_prices"] = lambda: ec2.spot_prices(spot)
+    if len(spot) >= MIN_SCORED_TYPES:
+        instances = max(1, sum(need.max_replicas for need in needs))
+        reads["placement_scores"] = lambda: ec2.placement_scores(spot, instances)
+    return reads
+
+
+def _subnets(ec2: Ec2, ids: Sequence[str]) -> tuple[Subnet, ...]:
+    """Read each subnet by itself: one that does not exist would hide the others."""
+    found: list[Subnet] = []
+    for one in ids:
+        try:
+            found += ec2.subnets([one])
+        except NotFoundError:
+            continue  # the rules compare what was found with what was named
+    return tuple(found)
+
+
+def _headroom_reads(aws: Aws, config: Config, needs: Sequence[RuntimeNeed]) -> dict[str, Callable[[], Any]]:
+    ec2, quotas = Ec2(aws), Quotas(aws)
+    reads: dict[str, Callable[[], Any]] = {
+        "bucket_count": quotas.bucket_count,
+        "concurrent_executions": quotas.concurrent_executions,
+    }
+    for quota in wanted.quotas(config, needs):
+        reads[f"quotas/{quota.code}"] = partial(quotas.value, quota)
+    if not config.network.vpc_id:
+        reads["vpc_count"] = ec2.vpc_count
+        if config.network.nat_mode != "none":
+            reads |= {"address_count": ec2.address_count, "nat_gateways": ec2.nat_gateways}
+    return reads
+
+
+def _name_reads(aws: Aws, config: Config, identity: Identity) -> dict[str, Callable[[], Any]]:
+    eks, logs, s3, cloudformation = Eks(aws), Logs(aws), S3(aws), CloudFormation(aws)
+    buckets = bucket_names(config, identity.account, aws.region)
+    reads: dict[str, Callable[[], Any]] = {
+        "calendar": eks.calendar,
+        "cluster": lambda: eks.cluster(config.stack_name),
+        "log_group_exists": lambda: logs.group_exists(cluster_log_group(config)),
+    }
+    for name in stack_names(config):
+        reads[f"stacks/{name}"] = partial(cloudformation.find, name)
+    for name in buckets:
+        reads[f"buckets/{name}"] = partial(s3.bucket_region, name)
+    if any(runtime.checkpoint for runtime in config.runtimes):
+        reads["model_files"] = lambda: frozenset(s3.keys(buckets[1], MODELS_FOLDER))
+    return reads
+
+
+def _image_reads(aws: Aws, config: Config) -> dict[str, Callable[[], Any]]:
+    ec2, ssm = Ec2(aws), Ssm(aws)
+    reads: dict[str, Callable[[], Any]] = {"images": lambda: _images(ssm)}
+    for snapshot in dict.fromkeys(runtime.snapshot_id for runtime in config.runtimes if runtime.snapshot_id):
+        reads[f"snapshots/{snapshot}"] = partial(ec2.snapshot, snapshot)
+    return reads
+
+
+def _images(ssm: Ssm) -> frozenset[str]:
+    names = {image_parameter(release.version): release.version for release in EKS_CALENDAR}
+    return frozenset(names[name] for name in ssm.parameters(list(names)))
