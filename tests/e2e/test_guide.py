@@ -79,11 +79,11 @@ def test_every_sample_request_comes_back_as_files_and_a_notification(
     told = results.of(task_id)
     assert (told["result"], told["status"], told["image_url"]) == (True, "completed", task["image_url"])
     assert told["output_url"] == task["output_url"]
-    (image,) = stored_images(farm, told["image_url"])
-    wanted = (1280, 1024) if kind == "extra-single-image" else (512, 512)
-    assert image.size == wanted
+    sizes = {"extra-single-image": [(1280, 1024)], "extra-batch-images": [(640, 512), (640, 512)]}
+    images = stored_images(farm, told["image_url"])
+    assert [image.size for image in images] == sizes.get(kind, [(512, 512)])
     stem = f"{prefix}/{task_id}/{task_id}-"
-    assert [url.split("/", 3)[3].startswith(stem) for url in task["image_url"]] == [True]
+    assert all(url.split("/", 3)[3].startswith(stem) for url in task["image_url"])
     key = told["output_url"].split("/", 3)[3]
     stored = farm.client("s3").get_object(Bucket=farm.outputs["OutputS3Bucket"], Key=key)["Body"].read()
     assert len(stored) < 100_000, "the stored answer holds no image bytes"
