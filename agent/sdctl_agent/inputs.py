@@ -147,7 +147,10 @@ class Inputs:
         timer.daemon = True
         timer.start()
         try:
-            return self._exchange(target, address, deadline, call)
+            found = self._exchange(target, address, deadline, call)
+            if call.aborted:  # a body without a length then only seems to have ended
+                raise _too_slow(target.shown)
+            return found
         except (_NoConnectionError, AgentError):
             if call.aborted:
                 raise _too_slow(target.shown) from None

@@ -42,6 +42,9 @@ and in `speech_runtime.py`:
             finally:
                 self.done.set()
 
+        def error(self):
+            return self._outcome if isinstance(self._outcome, Exception) else None
+
         def result(self):
             self.done.wait()
             if isinstance(self._outcome, Exception):

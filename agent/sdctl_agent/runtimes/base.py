@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from sdctl.contract import Task
+from sdctl_agent.errors import AgentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +102,37 @@ class Progress:
     node: str = ""
 
 
+def _nothing() -> None:
+    """Let go of nothing."""
+
+
 @dataclass(slots=True)
 class Prepared:
-    """A task made ready; `request` is the adapter's own, `checkpoint` the model that it needs."""
+    """A task made ready; `request` is the adapter's own, `checkpoint` the model that it needs.
+
+    `drop` is called, perhaps more than once and from any thread, when the task is not started after all.
+    """
 
     task: Task
     request: Any
     checkpoint: str = ""
     held_bytes: int = 0
     notes: dict[str, Any] = field(default_factory=dict)
+    drop: Callable[[], None] = _nothing
 
 
 class Run(Protocol):
     """One task on the runtime."""
 
-    done: threading.Event  # set when `result` will not block
+    # Set when the GPU is done with the task: the next one may be started.
+    done: threading.Event
+
+    def error(self) -> AgentError | None:
+        """Return what is known by `done` to have gone wrong, which `result` would raise; never blocks."""
+        ...
 
     def result(self) -> RunResult:
-        """Return what the run gave.
+        """Return what the run gave, once it is done; may still have to read that from the server.
 
         Raises:
             PermanentError: the runtime refused the task or failed at it, with the runtime's reason.
@@ -133,11 +147,17 @@ class Run(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Stop this task and no other, as far as the server can; `done` follows. Safe to call again."""
+        """Stop this task and no other, as far as the server can; `done` follows. Safe to call again.
+
+        Without effect once the run is done.
+        """
         ...
 
     def close(self) -> None:
-        """Let go of connections and memory; the outputs of the result can no longer be opened."""
+        """Let go of connections and memory; the outputs of the result can no longer be opened.
+
+        Whoever waits for the result is woken with an error.
+        """
         ...
 
 

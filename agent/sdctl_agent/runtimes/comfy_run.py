@@ -106,6 +106,10 @@ class ComfyUiRun:
             return self._outcome
         raise self._outcome or RuntimeDownError("the run was closed")
 
+    def error(self) -> AgentError | None:
+        """Return what went wrong, as far as known."""
+        return self._outcome if isinstance(self._outcome, AgentError) else None
+
     def progress(self) -> Progress:
         """Return what the socket told last."""
         return self._progress

@@ -12,12 +12,15 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, MutableSequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sdctl.contract import ROUTING_KEYS
 
 _URL = re.compile(r"(?:https?|s3)://\S+", re.IGNORECASE)
 _UNIT_KEYS: Final = ("image", "input_image", "mask")
+# Three bytes give four characters, so that only the last slice may end with padding.
+_SLICE_BYTES: Final = 3 * 64 * 1024
 
 # A place that holds a value: its container, key or index there, and its path for messages.
 Place = tuple[MutableMapping[str, Any] | MutableSequence[Any], Any, str]
@@ -92,13 +95,27 @@ def _script_places(name: str, script: Any) -> Iterator[Place]:
             yield from ((pair, key, f"{path}.image.{key}") for key in ("image", "mask") if key in pair)
 
 
+@dataclass(frozen=True, slots=True)
+class Base64Text:
+    """A file as base64 that is encoded a slice at a time, as often as it is read."""
+
+    data: bytes = field(repr=False)
+
+    def __len__(self) -> int:
+        return (len(self.data) + 2) // 3 * 4
+
+    def __iter__(self) -> Iterator[bytes]:
+        view = memoryview(self.data)
+        for start in range(0, len(view), _SLICE_BYTES):
+            yield binascii.b2a_base64(view[start : start + _SLICE_BYTES], newline=False)
+
+
 def encoded_body(
     copy: dict[str, Any], places: list[Place], fetch: Callable[[str, str], bytes]
-) -> list[bytes]:
+) -> list[bytes | Base64Text]:
     """Encode the request as parts to be sent one after the other, each URL replaced by base64.
 
-    The base64 goes from the fetched bytes straight into a part, so an input is never copied into one
-    large JSON text.
+    An input is held as the bytes that were fetched, and becomes base64 only while it is sent.
 
     Args:
         copy: what `webui_content` returns first; it is used up.
@@ -106,16 +123,16 @@ def encoded_body(
         fetch: gives the bytes for (URL, path of the place); what it raises passes through.
     """
     token = uuid.uuid4().hex
-    fetched: dict[str, bytes] = {}
+    fetched: dict[str, Base64Text] = {}
     order = []
     for index, (container, key, path) in enumerate(places):
         url = container[key]
         if url not in fetched:
-            fetched[url] = binascii.b2a_base64(fetch(url, path), newline=False)
+            fetched[url] = Base64Text(fetch(url, path))
         order.append(fetched[url])
         container[key] = f"{token}{index}."
     pieces = re.split(rf"{token}(\d+)\.", json.dumps(copy, ensure_ascii=False))
-    parts: list[bytes] = []
+    parts: list[bytes | Base64Text] = []
     for index, piece in enumerate(pieces):
         parts.append(order[int(piece)] if index % 2 else piece.encode())
     return parts

@@ -18,6 +18,7 @@ from sdctl_agent.errors import (
     AgentError,
     PermanentError,
 )
+from sdctl_agent.pool import Pool
 from sdctl_agent.runtimes.base import (
     InputFetcher,
     Prepared,
@@ -34,7 +35,7 @@ from sdctl_agent.runtimes.content import encoded_body, webui_content
 from sdctl_agent.runtimes.memory import Memory, webui_memory
 from sdctl_agent.runtimes.reasons import refusal
 from sdctl_agent.runtimes.server import Call, Server
-from sdctl_agent.runtimes.webui_run import SdWebuiRun
+from sdctl_agent.runtimes.webui_run import AHEAD_BYTES, SdWebuiRun
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,10 @@ def create(options: RuntimeOptions) -> SdWebuiRuntime:
     return SdWebuiRuntime(options)
 
 
+def _report_bug(error: BaseException) -> None:
+    log.error("unexpected error", exc_info=error, extra={"action": "bug"})
+
+
 class SdWebuiRuntime:
     """Drives one SD WebUI server."""
 
@@ -64,6 +69,8 @@ class SdWebuiRuntime:
         self.options = options
         self.server = Server(options.base_url)
         self.clock = clock
+        # Kept from run to run: two for each task that is held at the same time.
+        self.threads = Pool("sdwebui", 32, _report_bug)
         # How often this adapter has made the server load another model.
         self.switches = 0
         self._lock = threading.Lock()
@@ -105,17 +112,24 @@ class SdWebuiRuntime:
 
         copy, places = webui_content(task.content)
         body = encoded_body(copy, places, image)
+        body_bytes = sum(map(len, body))
+        run = SdWebuiRun(self, task.tasktype, path, body, checkpoint)
+        needs_switch = checkpoint is not None and checkpoint.bare_title != self.loaded_checkpoint()
+        if body_bytes >= AHEAD_BYTES and not needs_switch:
+            run.send_ahead()
         return Prepared(
             task,
-            (path, body),
+            run,
             checkpoint=checkpoint.bare_title if checkpoint else "",
-            held_bytes=sum(map(len, body)),
-            notes={"checkpoint": checkpoint},
+            held_bytes=body_bytes,
+            drop=run.close,
         )
 
     def start(self, prepared: Prepared) -> SdWebuiRun:
         """Post the task from a thread of its own, after switching the model where it must be."""
-        return SdWebuiRun(self, prepared)
+        run: SdWebuiRun = prepared.request
+        run.begin()
+        return run
 
     def loaded_checkpoint(self) -> str:
         """Return the title, without its hash, of the model that was loaded last, as far as known."""

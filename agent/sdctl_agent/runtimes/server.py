@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextvars
 import json
+import math
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlencode
 
 import urllib3
@@ -28,7 +29,20 @@ READ_TIMEOUT_SECONDS: Final = 60.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 CHUNK_BYTES: Final = 256 * 1024
 
-Body = bytes | Sequence[bytes]
+
+class LazyText(Protocol):
+    """A part of a body that is made while it is sent."""
+
+    def __len__(self) -> int:
+        """Return its length in bytes."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Give its bytes from the start, in pieces."""
+        ...
+
+
+Body = bytes | Sequence[bytes | LazyText]
 
 
 class ServerGoneError(RuntimeDownError):
@@ -61,18 +75,27 @@ class Call:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connection: HTTPConnection | None = None
+        self._socket: socket.socket | None = None
         self.aborted = False
 
     def attach(self, connection: HTTPConnection | None) -> None:
         """Note which connection carries the call (none: it is over)."""
         with self._lock:
             self._connection = connection
+            # A connection forgets its socket with the header of an answer that will close it.
+            self._socket = getattr(connection, "sock", None)
+
+    def is_disturbed(self) -> bool:
+        """Tell whether the server has closed the connection or sent something, which it was not to yet."""
+        with self._lock:
+            raw = self._socket or getattr(self._connection, "sock", None)
+        return raw is None or urllib3.util.wait_for_read(raw, timeout=0)
 
     def abort(self) -> None:
         """Break the connection, so that whoever waits for the answer is woken with an error."""
         with self._lock:
             self.aborted = True
-            raw = getattr(self._connection, "sock", None)
+            raw = self._socket or getattr(self._connection, "sock", None)
             if raw is not None:
                 # Closing a socket wakes no reader in another thread; shutting it down does.
                 with suppress(OSError):
@@ -92,20 +115,40 @@ def calling(call: Call | None) -> Iterator[None]:
         _CALL.reset(token)
 
 
-class _Http(HTTPConnection):
+class _Calls:
+    """Tells the call of the context which socket carries it, and bounds the silence within an answer."""
+
+    sock: Any
+
     def request(self, *args: Any, **kwargs: Any) -> None:
+        self._attach()
+        call = _CALL.get()
+        if call is not None and call.aborted:
+            raise ConnectionAbortedError  # before there was a connection to break
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def getresponse(self) -> Any:
+        self._attach()
+        connected = self.sock
+        response = super().getresponse()  # type: ignore[misc]
+        # An answer may take as long as the task; once it has begun the server has only to send it.
+        if connected is not None and (connected.gettimeout() or math.inf) > READ_TIMEOUT_SECONDS:
+            with suppress(OSError):
+                connected.settimeout(READ_TIMEOUT_SECONDS)
+        return response
+
+    def _attach(self) -> None:
         call = _CALL.get()
         if call is not None:
-            call.attach(self)
-        super().request(*args, **kwargs)
+            call.attach(self)  # type: ignore[arg-type]
 
 
-class _Https(HTTPSConnection):
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        call = _CALL.get()
-        if call is not None:
-            call.attach(self)
-        super().request(*args, **kwargs)
+class _Http(_Calls, HTTPConnection):
+    pass
+
+
+class _Https(_Calls, HTTPSConnection):
+    pass
 
 
 class HttpPool(HTTPConnectionPool):
@@ -176,8 +219,13 @@ class Server:
         content_type: str = "application/json",
         timeout_seconds: float = READ_TIMEOUT_SECONDS,
         call: Call | None = None,
+        gate: Callable[[], None] | None = None,
     ) -> Iterator[Reply]:
-        """Send a request and hand out its answer to be read in chunks; errors as `request`."""
+        """Send a request and hand out its answer to be read in chunks; errors as `request`.
+
+        The last byte of the body is not sent before `gate` has returned; what `gate` raises breaks the
+        request off, which the server then cannot have begun to work on.
+        """
         url = self._prefix + path + ("?" + urlencode(query) if query else "")
         headers = {"Accept": "*/*"}
         if body is not None:
@@ -187,7 +235,7 @@ class Server:
             response = self._pool.urlopen(
                 method,
                 url,
-                body=None if body is None else iter(parts),
+                body=None if body is None else _pieces(parts, gate),
                 headers=headers,
                 retries=False,
                 redirect=False,
@@ -251,6 +299,21 @@ class Reply:
         if not self._ended:
             self._response.close()
         self._response.release_conn()
+
+
+def _pieces(parts: Sequence[bytes | LazyText], gate: Callable[[], None] | None) -> Iterator[bytes]:
+    """Give a body in pieces, its last byte only once `gate` allows it."""
+    held = b""
+    for part in parts:
+        for piece in (part,) if isinstance(part, bytes) else part:
+            if held:
+                yield held
+            held = piece
+    if gate is not None:
+        yield held[:-1]
+        gate()
+        held = held[-1:]
+    yield held
 
 
 @contextmanager
