@@ -77,7 +77,8 @@ def _context(config: Config, model_bucket: str) -> dict[str, Any]:
 
 
 def _tag_list(config: Config) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in sorted(config.tags.items())]
+    tags = {**config.tags, "sdctl:stack": config.stack_name}
+    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
 
 
 def _pod_roles(config: Config, model_bucket: str) -> list[dict[str, Any]]:
