@@ -50,6 +50,7 @@ COMMANDS = (
     Entry("destroy", "sdctl.cli.deploy", "destroy", "Take a deployment down.", _DEPLOYING),
     Entry("outputs", "sdctl.cli.deploy", "outputs", "Show the stack's outputs.", _DEPLOYING),
     Entry("apikey", "sdctl.cli.deploy", "apikey", "Print the API key.", _DEPLOYING),
+    Entry("iam", "sdctl.cli.iam", "app", "Print the permissions that sdctl needs.", _DEPLOYING),
     Entry("submit", "sdctl.cli.submit", "app", "Submit a task: t2i, i2i, upscale, pipeline, raw.", _TASKS),
     Entry("watch", "sdctl.cli.watch", "watch", "Follow tasks to their end.", _TASKS),
     Entry("tasks", "sdctl.cli.tasks", "app", "List, get, cancel, retry and download tasks.", _TASKS),

@@ -29,6 +29,7 @@ ALLOWED = {
     "deploy": {
         "render", "config", "clients", "polling", "assets", "task_record", "versions",
     } | FOUNDATION,
+    "iam": {"render", "config"} | FOUNDATION,
     "tasks": {"clients", "polling"} | FOUNDATION,
     "doctor": {"deploy", "config", "clients", "local", "versions"} | FOUNDATION,
     "local": {

@@ -1,0 +1,133 @@
+"""The AWS calls that sdctl makes itself, by purpose, with the actions that each needs and on what.
+
+A call's action is mostly its own name; where it is not, the source is
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations.html (S3) and
+https://docs.aws.amazon.com/apigateway/latest/developerguide/api-gateway-iam-policy-examples.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Purpose = Literal["deploy", "submit", "destroy", "snapshot", "models"]
+PURPOSES: Final[tuple[Purpose, ...]] = ("deploy", "submit", "destroy", "snapshot", "models")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One API operation: `on` names the targets of `sdctl.iam.policy`, `actions` what it is allowed by."""
+
+    service: str
+    operation: str
+    on: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+def _calls(service: str, on: str | tuple[str, ...], *operations: str) -> tuple[Call, ...]:
+    targets = (on,) if isinstance(on, str) else on
+    return tuple(Call(service, name, targets, (f"{service}:{name}",)) for name in operations)
+
+
+def _s3(operation: str, on: str | tuple[str, ...], *actions: str) -> Call:
+    targets = (on,) if isinstance(on, str) else on
+    return Call("s3", operation, targets, tuple(f"s3:{name}" for name in actions or (operation,)))
+
+
+_WHO: Final = _calls("sts", "anything", "GetCallerIdentity")
+_READ_STACKS: Final = _calls(
+    "cloudformation", "stacks", "DescribeStacks", "DescribeStackEvents", "GetTemplate"
+)
+_CREATE_BUCKETS: Final = (
+    _s3("CreateBucket", "created buckets"),
+    _s3("PutPublicAccessBlock", "created buckets", "PutBucketPublicAccessBlock"),
+    _s3("PutBucketEncryption", "created buckets", "PutEncryptionConfiguration"),
+    _s3("PutBucketPolicy", "created buckets"),
+)
+_LOOK_FOR_BUCKETS: Final = (
+    _s3("HeadBucket", ("asset bucket", "model bucket", "output bucket"), "ListBucket"),
+    _s3("ListObjectsV2", ("asset bucket", "output bucket"), "ListBucket"),
+)
+_DEPLOY: Final = (
+    *_WHO,
+    *_READ_STACKS,
+    # Tags go with the change set.
+    Call(
+        "cloudformation", "CreateChangeSet", ("stacks",),
+        ("cloudformation:CreateChangeSet", "cloudformation:TagResource"),
+    ),
+    *_calls(
+        "cloudformation", "stacks", "DescribeChangeSet", "ExecuteChangeSet", "DeleteChangeSet",
+        "ContinueUpdateRollback", "DeleteStack",
+    ),
+    *_LOOK_FOR_BUCKETS,
+    *_CREATE_BUCKETS,
+    _s3("PutObject", "asset objects"),
+)  # fmt: skip
+_DESTROY: Final = (
+    *_WHO,
+    *_READ_STACKS,
+    *_calls("cloudformation", "stacks", "DeleteStack"),
+    *_LOOK_FOR_BUCKETS,
+    _s3("ListObjectVersions", ("asset bucket", "output bucket"), "ListBucketVersions"),
+    _s3("DeleteObjects", "asset objects", "DeleteObject", "DeleteObjectVersion"),
+    # The output bucket goes only when it is empty: S3 itself refuses otherwise.
+    _s3("DeleteBucket", ("asset bucket", "output bucket")),
+)
+_SUBMIT: Final = (
+    *_calls("sns", "input topic", "Publish"),
+    Call("apigateway", "GetApiKey", ("api key",), ("apigateway:GET",)),
+)
+_MODELS: Final = (
+    *_WHO,
+    _s3("ListBuckets", "anything", "ListAllMyBuckets"),
+    _s3("HeadBucket", "model bucket", "ListBucket"),
+    _s3("ListObjectsV2", "model bucket", "ListBucket"),
+    _s3("CreateBucket", "model bucket"),
+    _s3("PutPublicAccessBlock", "model bucket", "PutBucketPublicAccessBlock"),
+    _s3("PutBucketEncryption", "model bucket", "PutEncryptionConfiguration"),
+    _s3("PutBucketPolicy", "model bucket"),
+    _s3("PutBucketTagging", "model bucket"),
+    _s3("HeadObject", "models", "GetObject"),
+    _s3("GetObject", "models"),
+    _s3("PutObject", "models"),
+    _s3("CreateMultipartUpload", "models", "PutObject"),
+    _s3("UploadPart", "models", "PutObject"),
+    _s3("CompleteMultipartUpload", "models", "PutObject"),
+    _s3("AbortMultipartUpload", "models"),
+    _s3("ListParts", "models", "ListMultipartUploadParts"),
+    _s3("DeleteObject", "models"),
+)
+_SNAPSHOT: Final = (
+    *_WHO,
+    *_calls("ssm", "bottlerocket images", "GetParameter"),
+    *_calls("iam", "builder roles", "CreateRole", "DeleteRole", "GetRole", "TagRole"),
+    *_calls("iam", "builder policies", "AttachRolePolicy", "DetachRolePolicy"),
+    *_calls(
+        "iam", "builder profiles", "AddRoleToInstanceProfile", "CreateInstanceProfile",
+        "DeleteInstanceProfile", "GetInstanceProfile", "RemoveRoleFromInstanceProfile",
+        "TagInstanceProfile",
+    ),
+    Call("ec2", "RunInstances", ("builder",), ("ec2:RunInstances",)),
+    Call("ec2", "RunInstances", ("builder's surroundings",), ("ec2:RunInstances",)),
+    Call("ec2", "RunInstances", ("builder role to pass",), ("iam:PassRole",)),
+    Call("ec2", "RunInstances", ("tags of the new",), ("ec2:CreateTags",)),
+    *_calls("ec2", "own builder", "StopInstances", "TerminateInstances"),
+    *_calls("ec2", ("own volume", "new snapshot"), "CreateSnapshot"),
+    *_calls("ec2", "own snapshot", "DeleteSnapshot", "EnableFastSnapshotRestores"),
+    *_calls(
+        "ec2", "anything here", "DescribeInstances", "DescribeSnapshots", "DescribeSubnets",
+        "DescribeVolumes",
+    ),
+    *_calls("ssm", ("shell document", "own builder by ssm"), "SendCommand"),
+    *_calls("ssm", "anything here", "DescribeInstanceInformation", "GetCommandInvocation"),
+    *_calls("ecr", "anything here", "GetAuthorizationToken"),
+)  # fmt: skip
+CALLS: Final[Mapping[Purpose, tuple[Call, ...]]] = {
+    "deploy": _DEPLOY,
+    "submit": _SUBMIT,
+    "destroy": _DESTROY,
+    "snapshot": _SNAPSHOT,
+    "models": _MODELS,
+}

@@ -1,0 +1,95 @@
+"""What our own calls are made on: ARN patterns and conditions, by the names that `calls` uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sdctl.config.model import Config
+from sdctl.iam.scopes import KEPT_NAME_LENGTH, STACK_TAG, Place, Scopes, named
+
+Condition = Mapping[str, Mapping[str, Any]]
+Target = tuple[tuple[str, ...], Condition]
+NO_CONDITION: Final[Condition] = {}
+# What the builder of an image cache needs: pulling images, and being told what to do.
+BUILDER_POLICIES: Final = ("AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManagedInstanceCore")
+
+
+def picked(config: Config, purpose: str) -> str:
+    """Return the pattern of a bucket's name that `deploy` picks: it ends in ten digits of a hash."""
+    return f"{config.stack_name[:32].lower().strip('-')}-{purpose}-{'?' * 10}"
+
+
+def tagged(stack_name: str, key: str = "ResourceTag") -> Condition:
+    """Return the condition that what is there (`ResourceTag`), or is made (`RequestTag`), is the stack's."""
+    return {"StringEquals": {f"aws:{key}/{STACK_TAG}": stack_name}}
+
+
+def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...]) -> dict[str, Target]:
+    """Return the ARN patterns, and a condition, of each target that `calls` names.
+
+    Args:
+        config: the configuration.
+        scopes: its stacks.
+        assets: ARN pattern of the asset bucket.
+        objects: ARN patterns of what is put there.
+    """
+    place, front = scopes.place, config.front_stack_name
+    stacks = tuple(
+        place.arn(f"cloudformation:{{region}}:{{account}}:stack/{stack.name}/*") for stack in scopes.stacks
+    )
+    model = place.arn(f"s3:::{config.model_bucket or picked(config, 'model-bucket')}")
+    topic = f"{front}-InputTopic-*" if len(front) <= KEPT_NAME_LENGTH else named(front)
+    return {
+        "anything": (("*",), NO_CONDITION),
+        "anything here": (("*",), {"StringEquals": {"aws:RequestedRegion": place.region}}),
+        "stacks": (stacks, NO_CONDITION),
+        "asset bucket": ((assets,), NO_CONDITION),
+        "asset objects": (objects, NO_CONDITION),
+        "model bucket": ((model,), NO_CONDITION),
+        "models": ((f"{model}/*",), NO_CONDITION),
+        "output bucket": (scopes.arns("s3", "bucket"), NO_CONDITION),
+        # A configured model bucket is there already.
+        "created buckets": ((assets,) if config.model_bucket else (assets, model), NO_CONDITION),
+        "input topic": ((place.arn(f"sns:{{region}}:{{account}}:{topic}"),), NO_CONDITION),
+        "api key": ((place.arn("apigateway:{region}::/apikeys/*"),), tagged(config.stack_name)),
+    } | _snapshot_targets(config.stack_name, place)
+
+
+def _snapshot_targets(stack_name: str, place: Place) -> dict[str, Target]:
+    """Return the targets of the image-cache builder: an instance, its volume, its role, the snapshot."""
+
+    def ec2(kind: str, owner: str = "{account}") -> str:
+        return place.arn(f"ec2:{{region}}:{owner}:{kind}/*")
+
+    ours, requested = tagged(stack_name), tagged(stack_name, "RequestTag")
+    role = place.arn(f"iam::{{account}}:role/{stack_name}-snapshot-*")
+    profile = place.arn(f"iam::{{account}}:instance-profile/{stack_name}-snapshot-*")
+    policies = [place.arn(f"iam::aws:policy/{name}") for name in BUILDER_POLICIES]
+    principals = ["ec2.amazonaws.com", "ec2.amazonaws.com.cn"]
+    new = (ec2("instance"), ec2("volume"), ec2("snapshot", ""))
+    surroundings = (
+        ec2("image", ""), ec2("network-interface"), ec2("security-group"), ec2("subnet"),
+    )  # fmt: skip
+    return {
+        "bottlerocket images": (
+            (place.arn("ssm:{region}::parameter/aws/service/bottlerocket/*"),), NO_CONDITION,
+        ),
+        "builder roles": ((role,), NO_CONDITION),
+        "builder policies": ((role,), {"ArnEquals": {"iam:PolicyARN": policies}}),
+        "builder profiles": ((profile,), NO_CONDITION),
+        "builder": ((ec2("instance"), ec2("volume")), requested),
+        "builder's surroundings": (surroundings, NO_CONDITION),
+        "builder role to pass": ((role,), {"StringEquals": {"iam:PassedToService": principals}}),
+        "tags of the new": (
+            new, {"StringEquals": {"ec2:CreateAction": ["RunInstances", "CreateSnapshot"]}},
+        ),
+        "own builder": ((ec2("instance"),), ours),
+        "own volume": ((ec2("volume"),), ours),
+        "new snapshot": ((ec2("snapshot", ""),), requested),
+        "own snapshot": ((ec2("snapshot", ""),), ours),
+        "shell document": ((place.arn("ssm:{region}::document/AWS-RunShellScript"),), NO_CONDITION),
+        "own builder by ssm": (
+            (ec2("instance"),), {"StringEquals": {f"ssm:resourceTag/{STACK_TAG}": stack_name}},
+        ),
+    }  # fmt: skip
