@@ -417,12 +417,16 @@ def _content(
     if tasktype == "pipeline":
         for message in workflow_problems(content):
             check.add(path, message)
+    _checkpoints(check, content, f"{path}/", runtime)
+
+
+def _checkpoints(check: _Checker, content: Mapping[str, Any], path: str, runtime: RuntimeInfo | None) -> None:
     for place, name in checkpoint_fields(content):
         if not isinstance(name, str):
-            check.add(f"{path}/{place}", f"{found(name)} is not a string")
+            check.add(f"{path}{place}", f"{found(name)} is not a string")
         elif runtime is not None and name and not checkpoint_allowed(name, runtime):
             check.add(
-                f"{path}/{place}",
+                f"{path}{place}",
                 f'unknown checkpoint {found(name)} for runtime "{runtime.name}"; '
                 f"known: {some_names(runtime.checkpoints)}{nearest(name, runtime.checkpoints)}",
             )
@@ -505,6 +509,8 @@ def parse_v1alpha1(document: object, runtimes: Mapping[str, RuntimeInfo]) -> Tas
         elif key not in ("save_dir", "image_link"):
             check.add(path, "is required")
     runtime = _runtime_of_checkpoint(check, values.get("sd_model_checkpoint"), runtimes)
+    if runtime is not None and not runtime.dynamic:  # else any model of the bucket may be meant
+        _checkpoints(check, {"override_settings": document.get("override_settings")}, "", runtime)
     if check.problems or runtime is None:
         raise InvalidTaskError(check.problems)
     checkpoint = str(values["sd_model_checkpoint"])

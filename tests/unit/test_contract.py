@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_every_sample_of_v1alpha1_is_accepted_and_routed_by_its_checkpoint(path:
     assert task.content["alwayson_scripts"] == {"sd_model_checkpoint": CHECKPOINT}
     link = document["alwayson_scripts"].get("image_link")
     assert task.content.get("init_images") == ([link] if link else None)
+
+
+def test_a_legacy_task_may_not_switch_to_a_model_that_its_runtime_lacks() -> None:
+    document = request_of("v1alpha1-text-to-image")
+    for name in (CHECKPOINT, "v1-5-pruned-emaonly", ""):
+        document["override_settings"] = {"sd_model_checkpoint": name}
+        assert contract.parse_v1alpha1(document, RUNTIMES).content["override_settings"]
+    document["override_settings"] = {"sd_model_checkpoint": "other.safetensors"}
+    assert list(problems_of(document, "v1alpha1")) == ["override_settings/sd_model_checkpoint"]
+    dynamic = {"sdruntime": replace(RUNTIMES["sdruntime"], dynamic=True)}
+    assert contract.parse_v1alpha1(document, dynamic).content == document | {
+        "alwayson_scripts": {"sd_model_checkpoint": CHECKPOINT}
+    }
 
 
 def test_the_message_of_a_task_reads_back_as_the_same_task_raw_or_in_its_envelope() -> None:
