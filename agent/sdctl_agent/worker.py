@@ -135,7 +135,8 @@ class Worker:
     def _drain(self) -> None:
         """Stop receiving, hand back what has not started, finish what fits, hand back the rest."""
         log.info("draining", extra={"action": "drain", "held": len(self._board.held())})
-        deadline = self._now() + self._timing.drain_seconds
+        # After a crash nobody may be left to finish: what is held goes to another agent at once.
+        deadline = self._now() + (0.0 if self._crashed else self._timing.drain_seconds)
         self._stopping.set()
         self._consumer.abort()
         self._board.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -93,6 +95,25 @@ def test_a_killed_agents_task_is_run_again_within_45_seconds_and_ends_once(
     assert len(account.keys()) == 2
     second.signal()
     assert second.wait(2) == 0
+
+
+def test_an_agent_whose_thread_died_is_gone_at_once_and_another_one_does_its_task(
+    account: Account, runtime: ScriptedRuntime, start_agent: StartAgent, tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import sdctl_agent.worker\n"
+        "def broken(*_): raise ValueError('a bug')\n"
+        "sdctl_agent.worker.Worker._note_failure = broken\n"
+    )
+    path = os.pathsep.join([str(site), *filter(None, sys.path)])
+    broken = start_agent(PYTHONPATH=path)
+    account.submit("dog")
+    assert broken.wait(25) == 1
+    assert "a bug" in broken.logged("crash")[0]["traceback"]
+    start_agent()
+    assert account.ended("dog", 50).status == "completed"
 
 
 def test_the_same_task_delivered_twice_runs_once(
