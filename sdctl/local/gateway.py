@@ -9,6 +9,7 @@ are refused, too: a web page that points its name at 127.0.0.1 gets nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from datetime import UTC, datetime
@@ -28,6 +29,11 @@ API_PREFIX: Final = "/_aws/execute-api/"
 MAX_API_BODY_BYTES: Final = 10 * 1024 * 1024
 # Signed bodies are held in memory to check them; S3 uploads state their hash and are not.
 MAX_SIGNED_BODY_BYTES: Final = 64 * 1024 * 1024
+# What is refused for its size is read and dropped first: a client that is still sending, as most are, would
+# meet a closed connection and never see the answer.
+MAX_DROPPED_BYTES: Final = 64 * 1024 * 1024
+DROP_SECONDS: Final = 10.0
+DROP_IDLE_SECONDS: Final = 0.5
 _LONG_POLL: Final = ".ReceiveMessage"
 
 
@@ -81,6 +87,7 @@ class Gateway:
                     return
                 receive = checked
         except _TooLargeError:
+            await _drop(receive)
             await _refuse(send, 413, "too_large", "the body is too large")
             return
         if request.headers.get("x-amz-target", "").endswith(_LONG_POLL):
@@ -143,6 +150,18 @@ async def _body(request: signatures.Request, receive: Receive, limit_bytes: int)
             raise _TooLargeError
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+async def _drop(receive: Receive) -> None:
+    """Read what a client still sends, within bounds of size and time."""
+    size = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DROP_SECONDS):
+            while size <= MAX_DROPPED_BYTES:
+                message = await asyncio.wait_for(receive(), DROP_IDLE_SECONDS)
+                size += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
 
 
 def _replay(body: bytes, following: Receive) -> Receive:
