@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from botocore.exceptions import ClientError
+
 from sdctl import contract
-from sdctl_agent.aws import AWS_FAILURES, AwsClients
+from sdctl_agent.aws import AWS_FAILURES, AwsClients, error_code
 from sdctl_agent.job import Job, Message
 
 LONG_POLL_SECONDS = 20
@@ -138,13 +141,15 @@ class Consumer:
 
     def delete(self, message: Message) -> None:
         """Delete a message: its task is settled."""
-        self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message.receipt)
+        with _unless_gone():
+            self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message.receipt)
 
     def release(self, message: Message, delay_seconds: int) -> None:
         """Make a message visible again after `delay_seconds`."""
-        self._sqs.change_message_visibility(
-            QueueUrl=self._queue_url, ReceiptHandle=message.receipt, VisibilityTimeout=delay_seconds
-        )
+        with _unless_gone():
+            self._sqs.change_message_visibility(
+                QueueUrl=self._queue_url, ReceiptHandle=message.receipt, VisibilityTimeout=delay_seconds
+            )
 
     def extend(self, jobs: Sequence[Job]) -> dict[Job, str]:
         """Keep messages invisible for `VISIBILITY_SECONDS` from now.
@@ -188,6 +193,31 @@ class Consumer:
     @property
     def _sqs(self) -> Any:
         return self._clients.client("sqs")
+
+
+def is_gone(error: ClientError) -> bool:
+    """Tell whether SQS says that a receipt stands for nothing any more: it would say so for ever.
+
+    The message was deleted, is visible again, or was received by someone else. Codes and texts:
+    https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ChangeMessageVisibility.html
+    """
+    code = error_code(error).rpartition(".")[2]
+    text = str(error.response.get("Error", {}).get("Message", "")).lower()
+    stale = code == "InvalidParameterValue" and (
+        "receipthandle" in text.replace(" ", "") or "in flight" in text
+    )
+    return stale or code in ("ReceiptHandleIsInvalid", "MessageNotInflight")
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Take it as done when there is no message any more that it could be done to."""
+    try:
+        yield
+    except ClientError as error:
+        if not is_gone(error):
+            raise
+        log.info("message is gone already: %s", error_code(error), extra={"action": "message_gone"})
 
 
 def _message(item: dict[str, Any], received_at: float) -> Message:
