@@ -96,6 +96,7 @@ class OtlpTracer:
         self._waiting: queue.Queue[TracedTask | None] = queue.Queue(QUEUE_TASKS)
         self._ended = threading.Event()
         self._closing = threading.Event()
+        self._has_failed = False  # the last export
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
@@ -109,9 +110,9 @@ class OtlpTracer:
         self._contained(lambda: self._note(job, settlement))
 
     def close(self) -> None:
-        """Let the thread send what it has, for at most a second."""
+        """Let the thread send what it has, for at most a second; a collector that is down gets none."""
         self._closing.set()
-        if self._thread is not None:
+        if self._thread is not None and not self._has_failed:
             self._contained(lambda: self._waiting.put(None, timeout=CLOSE_SECONDS / 10))
             self._ended.wait(CLOSE_SECONDS)
 
@@ -179,7 +180,10 @@ class OtlpTracer:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
         made = spans.of(batch)
-        if made and exporter.export(made) is not SpanExportResult.SUCCESS:
+        if not made:
+            return
+        self._has_failed = exporter.export(made) is not SpanExportResult.SUCCESS
+        if self._has_failed:
             log.warning("%d spans were not accepted", len(made), extra={"action": "export_failed"})
             self._closing.wait(PAUSE_SECONDS)
 

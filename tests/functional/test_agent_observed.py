@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fakes.agent_runtime import ScriptedRuntime
 from fakes.otlp_collector import Collector
-from sdctl import contract
-from support.agent import Account, Agent, until
+from sdctl import contract, task_record
+from support.agent import Account, Agent, now_ms, until
 from support.emulator import free_port, running_emulator
 
 StartAgent = Callable[..., Agent]
@@ -253,10 +254,11 @@ def test_a_collector_that_is_dead_changes_neither_the_tasks_nor_the_drain(
         for number in range(5):
             assert account.result_of(f"t{number}")["attempts"] == 1
         until("the queue to be empty", account.is_drained)
-        started = time.monotonic()
         agent.signal()
-        assert agent.wait(3) == 0
-        assert time.monotonic() - started < 2
+        assert agent.wait(20) == 0
+        (draining,), (stopped,) = agent.logged("drain"), agent.logged("stopped")
+        times = [datetime.fromisoformat(line["time"]) for line in (draining, stopped)]
+        assert (times[1] - times[0]).total_seconds() < 1.5
     assert runtime.started == {f"t{number}": 1 for number in range(5)}
     assert not agent.logged("bug")
 
@@ -295,3 +297,64 @@ def test_the_task_of_a_deaf_runtime_goes_back_uncounted_and_nothing_is_received_
     runtime.start()
     assert account.result_of("dog")["attempts"] == 1
     assert account.result_of("cat")["attempts"] == 1
+
+
+# -- what a result tells ------------------------------------------------------------------------------
+
+
+def test_seconds_of_waiting_for_the_gpu_count_as_queued_and_not_as_running(
+    account: Account, runtime: TalkativeRuntime, start_agent: StartAgent
+) -> None:
+    runtime.seconds = 1.5
+    start_agent()
+    account.submit("first")
+    account.result_of("first")
+    for task_id in ("second", "third"):  # the third one is held while the second one runs
+        account.submit(task_id)
+    until("the third task to be held", lambda: account.depth() == (0, 2), 10)
+    timings = account.result_of("third")["timings"]
+    assert timings["queued_seconds"] >= 1.2
+    assert 1.4 <= timings["run_seconds"] < 2.2
+    assert timings["queued_seconds"] + timings["run_seconds"] <= timings["total_seconds"] + 0.01
+
+
+def test_when_a_running_task_really_began_is_in_the_table(
+    account: Account, runtime: TalkativeRuntime, start_agent: StartAgent
+) -> None:
+    runtime.seconds = 30
+    start_agent(NOTIFY_RUNNING="true")
+    account.submit("dog")
+    assert runtime.at_work.wait(15)
+    began = now_ms()
+
+    def told() -> bool:
+        row = account.row("dog")
+        return row is not None and abs((row.started_at or 0) - began) < 500 and row.progress is not None
+
+    until("the start to be told", told, 5)
+    running = until("the notice", account.results)[0]
+    row = account.row("dog")
+    assert row is not None
+    assert running["status"] == "running"
+    assert running["timings"]["queued_seconds"] == pytest.approx((began - row.submitted_at) / 1000, abs=0.5)
+
+
+def test_a_task_that_was_interrupted_on_every_attempt_tells_as_many_as_there_were(
+    account: Account, start_agent: StartAgent
+) -> None:
+    task = account.task("dog")
+    account.dynamodb.put_item(
+        TableName=account.name,
+        **task_record.submit_call(task, now_ms(), task_record.pack_body(task.content)),
+    )
+    for attempt in range(3):  # each by an agent that was killed a minute later
+        at_ms = now_ms() - 60_000 * (3 - attempt)
+        account.write(task_record.claim_call("dog", f"killed {attempt}", at_ms))
+    account.send(contract.message_body(task))
+    start_agent()
+    result = account.result_of("dog")
+    assert (result["status"], result["error"]["code"]) == ("failed", "attempts_exhausted")
+    assert result["attempts"] == 3
+    row = account.row("dog")
+    assert row is not None
+    assert row.attempts == 3

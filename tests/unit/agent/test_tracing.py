@@ -171,6 +171,27 @@ def test_what_goes_wrong_in_tracing_is_a_line_in_the_log_and_the_next_task_is_tr
     assert len(exporter.spans) == 5
 
 
+def test_the_end_does_not_wait_for_a_collector_that_refused_the_last_spans() -> None:
+    class Refusing(SpanExporter):
+        def __init__(self) -> None:
+            self.asked = threading.Event()
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            self.asked.set()
+            return SpanExportResult.FAILURE
+
+    exporter = Refusing()
+    tracer = make_tracer(exporter)
+    tracer.settled(make_job(), DELETE)
+    assert exporter.asked.wait(10)
+    deadline = time.monotonic() + 10
+    while not tracer._has_failed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started = time.monotonic()
+    tracer.close()
+    assert time.monotonic() - started < 0.5
+
+
 def test_a_package_that_is_missing_is_named(caplog: pytest.LogCaptureFixture) -> None:
     def missing() -> SpanExporter:
         raise ModuleNotFoundError(name="opentelemetry.exporter")
