@@ -46,6 +46,7 @@ _LOOKING = "Looking at what runs"
 
 COMMANDS = (
     Entry("init", "sdctl.cli.init", "init", "Write an annotated sdctl.yaml.", _DEPLOYING),
+    Entry("doctor", "sdctl.cli.doctor", "doctor", "Check what a deployment depends on.", _DEPLOYING),
     Entry("deploy", "sdctl.cli.deploy", "deploy", "Deploy what sdctl.yaml describes.", _DEPLOYING),
     Entry("destroy", "sdctl.cli.deploy", "destroy", "Take a deployment down.", _DEPLOYING),
     Entry("outputs", "sdctl.cli.deploy", "outputs", "Show the stack's outputs.", _DEPLOYING),
@@ -57,6 +58,8 @@ COMMANDS = (
     Entry("verify", "sdctl.cli.verify", "verify", "Run the smoke test through the API.", _TASKS),
     Entry("status", "sdctl.cli.deploy", "status", "Show stacks, runtimes and queues.", _LOOKING),
     Entry("logs", "sdctl.cli.local", "logs", "Show logs.", _LOOKING),
+    Entry("kubeconfig", "sdctl.cli.kubeconfig", "kubeconfig", "Add the cluster to a kubeconfig.", _LOOKING),
+    Entry("token", "sdctl.cli.token", "token", "Print a token for the cluster.", _LOOKING),
     Entry("local", "sdctl.cli.local", "app", "What only the local target has.", _LOOKING),
 )
 

@@ -51,7 +51,12 @@ class Request:
 
 @functools.cache
 def certificate() -> tuple[str, str]:
-    """Make a key and a certificate for 127.0.0.1, once; returns both as PEM."""
+    """Return the key and the certificate of all servers of this process, as PEM."""
+    return make_certificate()
+
+
+def make_certificate() -> tuple[str, str]:
+    """Make a key and a certificate for 127.0.0.1; returns both as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -1,0 +1,157 @@
+"""Typed readings of the Kubernetes objects that `status` and `destroy` look at; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+CAPACITY_LABEL: Final = "karpenter.sh/capacity-type"
+NODE_POOL_LABEL: Final = "karpenter.sh/nodepool"
+TYPE_LABEL: Final = "node.kubernetes.io/instance-type"
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
+# https://keda.sh/docs/2.20/concepts/scaling-deployments/#pausing-autoscaling
+PAUSED_ANNOTATION: Final = "autoscaling.keda.sh/paused"
+PAUSED_REPLICAS_ANNOTATION: Final = "autoscaling.keda.sh/paused-replicas"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node: `capacity` is `spot`, `on-demand` or `reserved`, empty where Karpenter did not start it."""
+
+    name: str
+    instance_type: str
+    zone: str
+    capacity: str
+    node_pool: str
+    created_at: datetime | None
+    is_ready: bool
+    kubelet_version: str
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A Deployment's replicas: wanted, ready, and whether its last change has arrived everywhere."""
+
+    name: str
+    namespace: str
+    wanted: int
+    ready: int
+    is_settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """A ScaledObject: its bounds, the Deployment it scales, and whether it is paused."""
+
+    name: str
+    namespace: str
+    target: str
+    minimum: int
+    maximum: int
+    is_paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A NodeClaim: the instance that Karpenter starts or has started for a pool."""
+
+    name: str
+    node_pool: str
+    instance_id: str
+    is_ready: bool
+    is_ending: bool
+
+
+def read_node(found: Mapping[str, Any]) -> Node:
+    """Read a Node."""
+    metadata, status = _part(found, "metadata"), _part(found, "status")
+    labels = _part(metadata, "labels")
+    return Node(
+        name=_text(metadata, "name"),
+        instance_type=_text(labels, TYPE_LABEL),
+        zone=_text(labels, ZONE_LABEL),
+        capacity=_text(labels, CAPACITY_LABEL),
+        node_pool=_text(labels, NODE_POOL_LABEL),
+        created_at=moment(_text(metadata, "creationTimestamp")),
+        is_ready=has_condition(found, "Ready"),
+        kubelet_version=_text(_part(status, "nodeInfo"), "kubeletVersion"),
+        instance_id=_instance(_text(_part(found, "spec"), "providerID")),
+    )
+
+
+def read_workload(found: Mapping[str, Any]) -> Workload:
+    """Read a Deployment."""
+    metadata, status = _part(found, "metadata"), _part(found, "status")
+    wanted = _number(_part(found, "spec"), "replicas", 1)
+    observed = _number(status, "observedGeneration") >= _number(metadata, "generation")
+    is_whole = _number(status, "updatedReplicas") == _number(status, "replicas") == wanted
+    return Workload(
+        name=_text(metadata, "name"),
+        namespace=_text(metadata, "namespace"),
+        wanted=wanted,
+        ready=_number(status, "readyReplicas"),
+        is_settled=observed and is_whole and _number(status, "availableReplicas") == wanted,
+    )
+
+
+def read_scaling(found: Mapping[str, Any]) -> Scaling:
+    """Read a ScaledObject; KEDA's own defaults are 0 and 100 replicas."""
+    metadata, spec = _part(found, "metadata"), _part(found, "spec")
+    annotations = _part(metadata, "annotations")
+    return Scaling(
+        name=_text(metadata, "name"),
+        namespace=_text(metadata, "namespace"),
+        target=_text(_part(spec, "scaleTargetRef"), "name"),
+        minimum=_number(spec, "minReplicaCount"),
+        maximum=_number(spec, "maxReplicaCount", 100),
+        is_paused=_text(annotations, PAUSED_ANNOTATION) == "true"
+        or PAUSED_REPLICAS_ANNOTATION in annotations,
+    )
+
+
+def read_claim(found: Mapping[str, Any]) -> Claim:
+    """Read a NodeClaim."""
+    metadata = _part(found, "metadata")
+    return Claim(
+        name=_text(metadata, "name"),
+        node_pool=_text(_part(metadata, "labels"), NODE_POOL_LABEL),
+        instance_id=_instance(_text(_part(found, "status"), "providerID")),
+        is_ready=has_condition(found, "Ready"),
+        is_ending="deletionTimestamp" in metadata,
+    )
+
+
+def has_condition(found: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a condition of an object's status is true."""
+    conditions = _part(found, "status").get("conditions")
+    return any(
+        isinstance(one, dict) and one.get("type") == name and one.get("status") == "True"
+        for one in (conditions if isinstance(conditions, list) else [])
+    )
+
+
+def moment(text: str) -> datetime | None:
+    """Read a time as Kubernetes writes it, `2026-11-22T10:00:00Z`; None where there is none."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) if text else None
+
+
+def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = found.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(found: Mapping[str, Any], name: str) -> str:
+    return str(found.get(name) or "")
+
+
+def _number(found: Mapping[str, Any], name: str, default: int = 0) -> int:
+    value = found.get(name)
+    return value if isinstance(value, int) else default
+
+
+def _instance(provider_id: str) -> str:
+    """Return the instance of a provider id, `aws:///us-west-2a/i-0abc`."""
+    return provider_id.rpartition("/")[2]
