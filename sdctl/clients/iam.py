@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal
@@ -124,10 +124,28 @@ class Iam:
     ) -> Iterator[dict[str, Any]]:
         with aws_errors("simulate the permissions"):
             pages = self._client.get_paginator("simulate_principal_policy").paginate(
-                PolicySourceArn=principal_arn, ActionNames=actions, ResourceArns=list(resources)
+                PolicySourceArn=principal_arn,
+                ActionNames=actions,
+                ResourceArns=list(resources),
+                ContextEntries=[
+                    {
+                        "ContextKeyName": "aws:RequestedRegion",
+                        "ContextKeyType": "string",
+                        "ContextKeyValues": [self._aws.region],
+                    }
+                ],
             )
             for page in pages:
                 yield from page["EvaluationResults"]
+
+
+def wishes_of(document: Mapping[str, Any]) -> tuple[Wish, ...]:
+    """Read a policy document as what its holder needs: one wish a statement that allows."""
+    return tuple(
+        Wish(tuple(statement["Action"]), tuple(statement["Resource"]))
+        for statement in document["Statement"]
+        if statement["Effect"] == "Allow"
+    )
 
 
 def principal_of(arn: str) -> tuple[PrincipalKind, str]:

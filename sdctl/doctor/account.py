@@ -20,6 +20,7 @@ PERMISSIONS: Final = Topic(
 )
 _CHINA: Final = Topic("china", "what lies outside of China is slow or out of reach there")
 _SHOWN_ACTIONS: Final = 8
+_CONNECT: Final = "check the network, the proxy (HTTPS_PROXY) and the region's name"
 _SIGN_IN: Final = "sign in (aws configure, or aws sso login), or name another profile with --profile"
 
 
@@ -65,7 +66,7 @@ def _region(facts: AwsFacts) -> Check:
 def _credentials(facts: AwsFacts) -> Check:
     identity = facts.identity
     if isinstance(identity, Unknown):
-        return CREDENTIALS.fail(identity.reason, _SIGN_IN)
+        return CREDENTIALS.fail(identity.reason, _CONNECT if identity.is_unreachable else _SIGN_IN)
     found = f"{identity.arn} in account {identity.account}"
     if identity.kind == "federated":
         return CREDENTIALS.fail(

@@ -12,7 +12,7 @@ Result = Literal["pass", "warn", "fail"]
 PASS: Final = "pass"  # noqa: S105 - no password
 WARN: Final = "warn"
 FAIL: Final = "fail"
-_POLICY_FIX: Final = "let these credentials read it: sdctl iam policy --for deploy lists every permission"
+_POLICY_FIX: Final = "allow these credentials to read it (the message names the call), or look in the console"
 
 
 @dataclass(frozen=True, slots=True)

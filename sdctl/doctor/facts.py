@@ -19,10 +19,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A fact that could not be read: why, and whether that was for want of permission."""
+    """A fact that could not be read: why, and whether permission or a connection was missing."""
 
     reason: str
     is_denied: bool = False
+    is_unreachable: bool = False
 
 
 Read = Union[T, Unknown]  # noqa: UP007 - a generic alias cannot be written with |
@@ -104,3 +105,4 @@ class LocalFacts:
     is_port_free: bool = True
     is_running: bool = False
     open_files: int | None = None
+    loopback: str = "127.0.0.1"

@@ -46,6 +46,11 @@ MIN_SCORED_TYPES: Final = 3
 _DENIED_CODES: Final = frozenset({
     "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403",
 })  # fmt: skip
+# botocore's own errors where no answer came; `aws_errors` keeps their names as the code.
+_UNREACHABLE_CODES: Final = frozenset({
+    "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
+    "ProxyConnectionError", "SSLError",
+})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -61,7 +66,8 @@ class _Slot:
         try:
             self.value = self.read()
         except SdctlError as error:
-            self.value = Unknown(error.message, getattr(error, "aws_code", "") in _DENIED_CODES)
+            code = getattr(error, "aws_code", "")
+            self.value = Unknown(error.message, code in _DENIED_CODES, code in _UNREACHABLE_CODES)
         except Exception as bug:  # noqa: BLE001 - carried to the thread that waits, and raised there
             self.bug = bug
         self.done.set()
@@ -83,7 +89,7 @@ def read_all(
     found: dict[str, Any] = {}
     for name, slot in slots.items():
         if not slot.done.wait(max(0.0, deadline - monotonic())):
-            found[name] = Unknown(f"there was no answer within {timeout_seconds:g} s")
+            found[name] = Unknown(f"there was no answer within {timeout_seconds:g} s", is_unreachable=True)
         elif slot.bug is not None:
             raise slot.bug
         else:
@@ -97,7 +103,7 @@ def observe_aws(
     needs: Sequence[RuntimeNeed],
     *,
     today: date,
-    wishes: Sequence[Wish] = (),
+    wishes: Callable[[Identity], Sequence[Wish]] | None = None,
     identity_seconds: float = IDENTITY_SECONDS,
     read_seconds: float = READ_SECONDS,
 ) -> AwsFacts:
@@ -108,7 +114,7 @@ def observe_aws(
         config: what is to be deployed.
         needs: what its runtimes may start.
         today: kept with the facts.
-        wishes: what the caller must be allowed to do; empty leaves the simulation out.
+        wishes: tells what the caller must be allowed to do; None leaves the simulation out.
         identity_seconds: deadline of finding out who calls; without that nothing else is asked.
         read_seconds: deadline of each other read.
     """
@@ -131,7 +137,11 @@ def observe_aws(
     identity = first["identity"]
     if isinstance(identity, Unknown):
         return AwsFacts(**base)
-    found = read_all(_reads(aws, config, needs, identity, wishes), timeout_seconds=read_seconds)
+    reads = _reads(aws, config, needs, identity)
+    if wishes is not None:
+        wished = wishes(identity)
+        reads["denied"] = lambda: Iam(aws).denied(identity.principal_arn, wished)
+    found = read_all(reads, timeout_seconds=read_seconds)
     return AwsFacts(**base, **_grouped(found))
 
 
@@ -148,7 +158,7 @@ def _grouped(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reads(
-    aws: Aws, config: Config, needs: Sequence[RuntimeNeed], identity: Identity, wishes: Sequence[Wish]
+    aws: Aws, config: Config, needs: Sequence[RuntimeNeed], identity: Identity
 ) -> dict[str, Callable[[], Any]]:
     reads = {
         **_capacity_reads(aws, config, needs),
@@ -159,8 +169,6 @@ def _reads(
     iam = Iam(aws)
     for role in wanted.SERVICE_ROLES.values():
         reads[f"service_roles/{role}"] = partial(iam.role_exists, role)
-    if wishes:
-        reads["denied"] = lambda: iam.denied(identity.principal_arn, wishes)
     return reads
 
 
