@@ -96,6 +96,12 @@ def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]
         child.wait(10)
 
 
+def check_alive(agent: subprocess.Popen[bytes], folder: Path) -> None:
+    """End the benchmark when the agent has ended, which would never finish the tasks."""
+    if agent.poll() is not None:
+        raise SystemExit(f"the agent ended: {(folder / 'agent.log').read_text()[-2000:]}")
+
+
 def memory_mb(pid: int, name: str) -> float:
     """Read a figure of a process's memory from /proc, in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -160,6 +166,7 @@ def measure(case: Case, tasks: int, folder: Path) -> dict[str, float]:
             started = time.monotonic()
             agent = stack.enter_context(process("sdctl_agent", env=environment, stderr=log, stdout=log))
             while get(f"{latency_url}/counts")["first_receive"] is None:
+                check_alive(agent, folder)
                 time.sleep(0.02)
             first_receive = get(f"{latency_url}/counts")["first_receive"] - started
             time.sleep(0.5)
@@ -176,6 +183,7 @@ def measure(case: Case, tasks: int, folder: Path) -> dict[str, float]:
                 found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
                 if sum(int(found[name]) for name in names) == 0:
                     break
+                check_alive(agent, folder)
                 time.sleep(0.1)
             cpu = cpu_seconds(agent.pid) - before
             peak = memory_mb(agent.pid, "VmHWM")

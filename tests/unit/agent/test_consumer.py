@@ -16,9 +16,7 @@ from sdctl_agent.job import Message
 
 QUEUE = "https://sqs.us-east-1.amazonaws.com/1/q"
 MESSAGE = Message(id="m", receipt="r", body="", receive_count=1, sent_ms=0, received_at=0.0)
-IN_FLIGHT = (
-    "Value r for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available."
-)
+IN_FLIGHT = "Value r for parameter ReceiptHandle is invalid. Reason: Message does not exist."
 
 
 @pytest.fixture
