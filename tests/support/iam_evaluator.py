@@ -91,51 +91,54 @@ class Recorder:
     def __init__(self, aws: Aws) -> None:
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
         self._region, self._partition = aws.region, aws.partition
-        session = aws._open()
-        session.events.register("provide-client-params.*.*", self._record)
+        aws._open().events.register("provide-client-params.*.*", self._record)
 
     def _record(self, params: dict[str, Any], model: Any, **_: Any) -> None:
-        self.calls.append((model.service_model.endpoint_prefix, model.name, params))
+        self.calls.append((model.service_model.service_name, model.name, params))
 
-    def requests(self, account: str, names: Mapping[str, str]) -> Iterable[Request]:
-        """Translate the calls; `names` has the stack name behind each stack id that was used."""
+    @property
+    def operations(self) -> set[tuple[str, str]]:
+        """What was called, as (service, operation)."""
+        return {(service, operation) for service, operation, _ in self.calls}
+
+    def requests(self, account: str, **context: tuple[str, ...]) -> Iterable[Request]:
+        """Translate the calls into what IAM is asked; `context` has tags of the resources."""
+        known = {"aws:RequestedRegion": (self._region,), **context}
         for service, operation, params in self.calls:
-            yield from self._requests(service, operation, params, account, names)
+            for action, arn in self._asked(service, operation, params, account):
+                yield Request(action, arn, known)
 
-    def _requests(
-        self, service: str, operation: str, params: dict[str, Any], account: str, names: Mapping[str, str]
-    ) -> Iterable[Request]:
-        partition, region = self._partition, self._region
-        here = {"aws:RequestedRegion": (region,)}
+    def _asked(
+        self, service: str, operation: str, params: dict[str, Any], account: str
+    ) -> Iterable[tuple[str, str]]:
+        prefix = f"arn:{self._partition}"
         match service:
             case "sts":
-                yield Request(f"sts:{operation}", "*", here)
+                yield f"sts:{operation}", "*"
             case "cloudformation":
-                name = names.get(params["StackName"], params["StackName"])
-                arn = f"arn:{partition}:cloudformation:{region}:{account}:stack/{name}/0a1b2c"
-                yield Request(f"cloudformation:{operation}", arn, here)
+                name = params["StackName"]
+                name = name.split("/")[1] if name.startswith("arn:") else name
+                arn = f"{prefix}:cloudformation:{self._region}:{account}:stack/{name}/0a1b2c"
+                yield f"cloudformation:{operation}", arn
                 if params.get("Tags"):
-                    yield Request("cloudformation:TagResource", arn, here)
+                    yield "cloudformation:TagResource", arn
                 if "TemplateURL" in params:
-                    path = params["TemplateURL"].split("/", 3)[3]
-                    yield Request("s3:GetObject", f"arn:{partition}:s3:::{path}", here)
-            case "s3" if operation == "ListBuckets":
-                yield Request("s3:ListAllMyBuckets", "*", here)
+                    yield "s3:GetObject", f"{prefix}:s3:::{params['TemplateURL'].split('/', 3)[3]}"
             case "s3":
-                bucket = f"arn:{partition}:s3:::{params['Bucket']}"
-                action = f"s3:{_S3_ACTIONS.get(operation, operation)}"
-                if operation == "DeleteObjects":
-                    for item in params["Delete"]["Objects"]:
-                        yield Request(action, f"{bucket}/{item['Key']}", here)
-                        if item.get("VersionId", "null") != "null":
-                            yield Request("s3:DeleteObjectVersion", f"{bucket}/{item['Key']}", here)
-                else:
-                    yield Request(action, f"{bucket}/{params['Key']}" if "Key" in params else bucket, here)
+                yield from self._asked_of_s3(operation, params, f"{prefix}:s3:::{params['Bucket']}")
             case "sns":
-                yield Request(f"sns:{operation}", params["TopicArn"], here)
+                yield f"sns:{operation}", params["TopicArn"]
             case "apigateway" if operation == "GetApiKey":
-                tags = {"aws:ResourceTag/sdctl:stack": tuple(names.values())[:1]}
-                arn = f"arn:{partition}:apigateway:{region}::/apikeys/{params['apiKey']}"
-                yield Request("apigateway:GET", arn, here | tags)
+                yield "apigateway:GET", f"{prefix}:apigateway:{self._region}::/apikeys/{params['apiKey']}"
             case _:
                 raise AssertionError(f"{service} {operation}: say here what it asks for")
+
+    def _asked_of_s3(self, operation: str, params: dict[str, Any], bucket: str) -> Iterable[tuple[str, str]]:
+        action = f"s3:{_S3_ACTIONS.get(operation, operation)}"
+        if operation == "DeleteObjects":
+            for item in params["Delete"]["Objects"]:
+                yield action, f"{bucket}/{item['Key']}"
+                if "VersionId" in item:
+                    yield "s3:DeleteObjectVersion", f"{bucket}/{item['Key']}"
+        else:
+            yield action, f"{bucket}/{params['Key']}" if "Key" in params else bucket

@@ -1,0 +1,228 @@
+"""Computed policies at work: the real pipeline, as users who have nothing else, on an emulator that checks.
+
+Every call is also judged by an evaluator of our own, which knows the tags and partitions that the emulator
+does not, and no call of ours may be allowed that is not made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from sdctl.clients.aws import Aws, AwsAccess
+from sdctl.clients.cloudformation import CloudFormation
+from sdctl.config.model import Config
+from sdctl.deploy.executor import LOCAL_PACE, Executor
+from sdctl.deploy.planner import observe, observe_stack, plan_deploy
+from sdctl.deploy.steps import Plan, StackStep
+from sdctl.deploy.teardown import plan_destroy
+from sdctl.errors import AwsError, DeployFailedError
+from sdctl.iam.calls import CALLS, Purpose
+from sdctl.iam.policy import policy, split, stacks_of
+from sdctl.iam.scopes import Place, Scopes
+from sdctl.tasks.publish import publish
+from support.emulator import running_emulator
+from support.iam_evaluator import Recorder, allows, matches
+
+ACCOUNT, REGION = "123456789012", "us-west-2"
+# Enough runtimes that the template has to travel through the asset bucket.
+RUNTIMES = [{"name": f"runtime-{number}", "type": "comfyui"} for number in range(10)]
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("emulator")
+    with running_emulator(folder, account=ACCOUNT, environment={"AUTH": "true"}) as url:
+        yield url
+
+
+def session(endpoint: str, key: str, secret: str, region: str = REGION) -> Aws:
+    """Open a session that looks as if TLS were ended in front of the emulator: our buckets insist on it."""
+    aws = Aws(AwsAccess(region, endpoint_url=endpoint, access_key=key, secret_key=secret))
+
+    def say_https(request: Any, **_: Any) -> None:
+        request.headers["x-forwarded-proto"] = "https"
+
+    aws._open().events.register("before-send.*.*", say_https)
+    return aws
+
+
+@pytest.fixture(scope="module")
+def root(endpoint: str) -> Aws:
+    return session(endpoint, ACCOUNT, "secret")
+
+
+@dataclass
+class Person:
+    """An IAM user with one computed policy and nothing else."""
+
+    aws: Aws
+    policy: dict[str, Any]
+    recorder: Recorder
+
+    def run(self, plan: Plan) -> dict[str, str]:
+        return Executor(self.aws, lambda _: None, pace=LOCAL_PACE).run(plan)
+
+    def deploy(self, config: Config) -> dict[str, str]:
+        return self.run(plan_deploy(config, observe(self.aws, config), target="aws"))
+
+    def denied_by_our_own_evaluator(self, **tags: tuple[str, ...]) -> list[str]:
+        asked = self.recorder.requests(ACCOUNT, **tags)
+        return [f"{one.action} on {one.resource}" for one in asked if not allows(self.policy, one)]
+
+
+@pytest.fixture
+def person(root: Aws, endpoint: str) -> Callable[[Purpose, Config], Person]:
+    def make(purpose: Purpose, config: Config) -> Person:
+        document, name = policy(purpose, config, Place(REGION, ACCOUNT)), f"{purpose}-{config.stack_name}"
+        iam = root.client("iam")
+        iam.create_user(UserName=name)
+        for number, part in enumerate(split(document)):
+            made = iam.create_policy(PolicyName=f"{name}-{number}", PolicyDocument=json.dumps(part))
+            iam.attach_user_policy(UserName=name, PolicyArn=made["Policy"]["Arn"])
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        aws = session(endpoint, key["AccessKeyId"], key["SecretAccessKey"])
+        return Person(aws, document, Recorder(aws))
+
+    return make
+
+
+def configured(stack_name: str, **more: Any) -> Config:
+    return Config.model_validate({"stackName": stack_name, **more})
+
+
+def broken(plan: Plan, mend: Callable[[dict[str, Any]], None]) -> Plan:
+    """Return a plan whose template has been changed."""
+    step = next(step for step in plan.steps if isinstance(step, StackStep))
+    document = json.loads(step.body)
+    mend(document)
+    action = "create" if step.action == "create" else "update"
+    changed = replace(step, action=action, body=json.dumps(document))
+    return Plan((*(item for item in plan.steps if item is not step), changed))
+
+
+def add_bad_role(document: dict[str, Any]) -> None:
+    role = json.loads(json.dumps(document["Resources"]["SweepRole"]))
+    statement = role["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
+    statement["NotPrincipal"] = statement.pop("Principal")
+    document["Resources"]["BadRole"] = role | {"DependsOn": "UsagePlanKey"}
+
+
+def leave_as_it_is(_: dict[str, Any]) -> None:
+    """An update without changes: its change set fails, and is dropped."""
+
+
+def live_through_everything(deployer: Person, config: Config) -> None:
+    """Create, fail, recover, change, change nothing, continue a rollback: every branch of the executor."""
+    aws = deployer.aws
+    with pytest.raises(DeployFailedError):
+        deployer.run(broken(plan_deploy(config, observe(aws, config), target="aws"), add_bad_role))
+    assert deployer.deploy(config)["TaskTableName"]
+    assert deployer.run(broken(plan_deploy(config, observe(aws, config), target="aws"), leave_as_it_is))
+    # The emulator has no update whose rollback fails: the call is made, and refused for the stack's state.
+    with pytest.raises(AwsError) as refused:
+        CloudFormation(aws).continue_rollback(config.front_stack_name)
+    assert "AccessDenied" not in refused.value.aws_code
+    faster = config.model_copy(update={"log_retention_days": 7})
+    assert deployer.deploy(faster)["TaskTableName"]
+
+
+def test_a_deployer_with_the_policy_alone_lives_through_everything_and_is_allowed_nothing_more(
+    person: Callable[[Purpose, Config], Person],
+) -> None:
+    config = configured("farm", modelsRuntime=RUNTIMES)
+    deployer = person("deploy", config)
+    live_through_everything(deployer, config)
+    assert deployer.denied_by_our_own_evaluator() == []
+    assert any("TemplateURL" in params for _, _, params in deployer.recorder.calls)
+    assert deployer.recorder.operations == {(call.service, call.operation) for call in CALLS["deploy"]}
+
+
+def test_in_china_the_same_calls_are_allowed_by_a_policy_of_china(endpoint: str) -> None:
+    region = "cn-north-1"
+    config = configured("china", modelsRuntime=RUNTIMES)
+    aws = session(endpoint, ACCOUNT, "secret", region)
+    deployer = Person(aws, policy("deploy", config, Place(region, ACCOUNT)), Recorder(aws))
+    live_through_everything(deployer, config)
+    assert deployer.denied_by_our_own_evaluator() == []
+    elsewhere = policy("deploy", config, Place(REGION, ACCOUNT))
+    assert not any(
+        allows(elsewhere, one) for one in deployer.recorder.requests(ACCOUNT) if one.resource != "*"
+    )
+
+
+def test_what_the_deployment_is_called_is_what_the_policy_names(
+    person: Callable[[Purpose, Config], Person], root: Aws
+) -> None:
+    config = configured("named")
+    person("deploy", config).deploy(config)
+    place = Place(REGION, ACCOUNT)
+    scopes = Scopes(stacks_of(config, partition="aws"), place, ())
+    arns = {
+        "AWS::IAM::Role": ("iam role", f"arn:aws:iam::{ACCOUNT}:role/{{}}"),
+        "AWS::DynamoDB::Table": ("dynamodb table", f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{{}}"),
+        "AWS::Lambda::Function": ("lambda function", f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{{}}"),
+        "AWS::S3::Bucket": ("s3 bucket", "arn:aws:s3:::{}"),
+        "AWS::SNS::Topic": ("sns topic", "{}"),
+        "AWS::CloudWatch::Alarm": ("cloudwatch alarm", f"arn:aws:cloudwatch:{REGION}:{ACCOUNT}:alarm:{{}}"),
+        "AWS::Logs::LogGroup": ("logs log-group", f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{{}}:*"),
+        "AWS::Events::Rule": (
+            "events rule-on-default-event-bus", f"arn:aws:events:{REGION}:{ACCOUNT}:rule/{{}}",
+        ),
+    }  # fmt: skip
+    cloudformation = root.client("cloudformation")
+    resources = cloudformation.describe_stack_resources(StackName=config.front_stack_name)["StackResources"]
+    seen = set()
+    for resource in resources:
+        if resource["ResourceType"] in arns:
+            kind, arn = arns[resource["ResourceType"]]
+            patterns = scopes.arns(*kind.split(" ", 1))
+            name = arn.format(resource["PhysicalResourceId"])
+            assert any(matches(pattern, name) for pattern in patterns), (name, patterns)
+            seen.add(resource["ResourceType"])
+    assert seen == set(arns)
+
+
+def test_a_submitter_publishes_and_reads_the_key_and_can_do_nothing_else(
+    person: Callable[[Purpose, Config], Person], root: Aws
+) -> None:
+    config = configured("shop")
+    outputs = Person(root, {}, Recorder(root)).deploy(config)
+    submitter = person("submit", config)
+    metadata = {"id": "a-1", "runtime": "sdruntime", "tasktype": "text-to-image", "prefix": "output"}
+    body = {"task": {"metadata": metadata, "content": {"prompt": "A dog"}}}
+    publish(submitter.aws, outputs, body)
+    gateway = submitter.aws.client("apigateway")
+    # The emulator does not look at the tags of API keys: its own answer is no, ours knows the key's tags.
+    with pytest.raises(gateway.exceptions.ClientError):
+        gateway.get_api_key(apiKey=outputs["ApiKeyId"], includeValue=True)
+    tags = root.client("apigateway").get_api_key(apiKey=outputs["ApiKeyId"])["tags"]
+    own = {f"aws:ResourceTag/{key}": (value,) for key, value in tags.items()}
+    assert submitter.denied_by_our_own_evaluator(**own) == []
+    assert submitter.recorder.operations == {(call.service, call.operation) for call in CALLS["submit"]}
+    assert len(submitter.denied_by_our_own_evaluator()) == 1  # somebody else's key
+    with pytest.raises(AwsError, match="not authorized"):
+        submitter.deploy(config)
+    elsewhere = outputs | {"sdNotificationLambdaARN": outputs["sdNotificationOutputARN"]}
+    with pytest.raises(AwsError, match="not authorized"):
+        publish(submitter.aws, elsewhere, body)
+
+
+def test_a_destroyer_takes_everything_down_and_is_allowed_nothing_more(
+    person: Callable[[Purpose, Config], Person], root: Aws
+) -> None:
+    config = configured("gone")
+    outputs = Person(root, {}, Recorder(root)).deploy(config)
+    destroyer = person("destroy", config)
+    destroyer.run(plan_destroy(config, observe_stack(destroyer.aws, "gone"), target="aws"))
+    assert observe_stack(root, "gone").front is None
+    buckets = {bucket["Name"] for bucket in root.client("s3").list_buckets()["Buckets"]}
+    assert outputs["OutputS3Bucket"] not in buckets
+    assert destroyer.denied_by_our_own_evaluator() == []
+    assert destroyer.recorder.operations == {(call.service, call.operation) for call in CALLS["destroy"]}
+    with pytest.raises(AwsError, match="not authorized"):
+        destroyer.deploy(config)
