@@ -87,7 +87,7 @@ def _local_target(stack_name: str, folder: Path | None = None) -> LocalTarget:
 
 
 def _apply_locally(loaded: Loaded, runtime_url: list[str], seconds_per_image: float) -> Deployment:
-    from sdctl.local.apply import LocalWishes, deploy_local, read_runtime_urls
+    from sdctl.local.apply import LocalWishes, deploy_local, read_runtime_urls, runtime_url_problems
 
     wishes = LocalWishes(read_runtime_urls(runtime_url, loaded.config), seconds_per_image)
     target = _local_target(loaded.config.stack_name)
@@ -98,6 +98,8 @@ def _apply_locally(loaded: Loaded, runtime_url: list[str], seconds_per_image: fl
         except KeyboardInterrupt:
             output.note("The deployment is unfinished: sdctl deploy goes on, sdctl destroy takes it away.")
             raise
+    for problem in runtime_url_problems(wishes.runtime_urls, loaded.config):
+        output.warn(problem)
     return deployment
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.contract import DEFAULT_CHECKPOINT
 from sdctl.deployments import Deployment
 from sdctl.errors import DeployFailedError, UsageError
+from sdctl.local.children import READY_PATHS
 from sdctl.local.gateway import API_PREFIX
 from sdctl.local.target import DEFAULT_REGION, LocalTarget, RuntimeSpec
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 NO_CLUSTER_COMMAND: Final = "echo 'the local target has no cluster: see sdctl status'"
 _WARM_UP_SECONDS: Final = 20.0
+_LOOK_SECONDS: Final = 3.0
 _UNKNOWN_ACCOUNT: Final = "0" * 12
 
 
@@ -55,13 +57,52 @@ def read_runtime_urls(values: list[str], config: Config) -> dict[str, str]:
         if name.lower() not in names:
             which = f"{name!r} is not a runtime" if name else "which runtime is it for? Write NAME=URL"
             problems.append(f"--runtime-url {value}: {which}; configured: {', '.join(names)}")
-        elif parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        elif parts.scheme not in ("http", "https") or not _has_address(parts) or parts.username:
             problems.append(f"--runtime-url {value}: not an http://host:port address")
         else:
             found[name.lower()] = url
     if problems:
         raise UsageError("\n".join(problems))
     return found
+
+
+def _has_address(parts: SplitResult) -> bool:
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no number, or none that is a port
+        return False
+
+
+def runtime_url_problems(urls: Mapping[str, str], config: Config) -> list[str]:
+    """Ask each server of `--runtime-url` whether it is there and of the type that is configured.
+
+    Returns:
+        A warning for each that is not: it may yet be started, so this is no error.
+    """
+    kinds = {runtime.name: runtime.type for runtime in config.runtimes}
+    problems = []
+    for name, url in urls.items():
+        path = READY_PATHS[kinds[name]]
+        try:
+            status = _get_status(url, path)
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            problems.append(f"{name}: {url} does not answer yet ({why}); its tasks wait until it does")
+        else:
+            if status != 200:
+                problems.append(f"{name}: {url} answers {status} to {path}; is it a {kinds[name]} server?")
+    return problems
+
+
+def _get_status(url: str, path: str) -> int:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=_LOOK_SECONDS)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def plan_local(target: LocalTarget, config: Config, *, region: str | None) -> Plan:

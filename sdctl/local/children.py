@@ -19,7 +19,7 @@ KINDS: Final = (EMULATOR, RUNTIME, AGENT)
 
 # An agent drains: it hands back what has not started and finishes or hands back what runs.
 STOP_SECONDS: Final[Mapping[str, float]] = {EMULATOR: 5.0, RUNTIME: 3.0, AGENT: 10.0}
-_READY_PATHS: Final[Mapping[str, str]] = {SDWEBUI: "/sdapi/v1/options", COMFYUI: "/system_stats"}
+READY_PATHS: Final[Mapping[str, str]] = {SDWEBUI: "/sdapi/v1/options", COMFYUI: "/system_stats"}
 # Of the caller's environment the children get these alone: no credentials, no proxies, no profile.
 _PASSED_ON: Final = (
     "PATH",
@@ -134,7 +134,7 @@ def _sketch(
     arguments += ["--seconds-per-image", f"{spec.seconds_per_image:g}"]
     return ChildSpec(
         name=f"{RUNTIME}-{spec.name}", kind=RUNTIME, module="sdctl.local.sketch", arguments=tuple(arguments),
-        port=port, ready_path=_READY_PATHS[spec.type],
+        port=port, ready_path=READY_PATHS[spec.type],
     )  # fmt: skip
 
 
