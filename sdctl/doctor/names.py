@@ -27,15 +27,13 @@ def name_checks(config: Config, facts: AwsFacts) -> Iterator[Check]:
     """Judge what is there already, and what must be there."""
     yield _stacks(config, facts)
     yield _log_group(config, facts)
-    if isinstance(facts.identity, Unknown):
-        yield ASSETS.unknown(NOT_READ)
-        yield MODEL_BUCKET.unknown(NOT_READ)
-    else:
-        assets, models = bucket_names(config, facts.identity.account, facts.region)
-        yield _asset_bucket(assets, facts)
-        yield _model_bucket(config, models, facts)
-        if any(runtime.checkpoint for runtime in config.runtimes):
-            yield _model_files(config, models, facts)
+    # Both names hold a hash of the account; without it nothing was asked.
+    account = "" if isinstance(facts.identity, Unknown) else facts.identity.account
+    assets, models = bucket_names(config, account, facts.region)
+    yield _asset_bucket(assets, facts)
+    yield _model_bucket(config, models, facts)
+    if any(runtime.checkpoint for runtime in config.runtimes):
+        yield _model_files(config, models, facts)
     for runtime in config.runtimes:
         if runtime.snapshot_id:
             yield _snapshot(runtime, facts)

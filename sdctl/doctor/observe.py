@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Final
 
 from sdctl.clients.aws import Aws
-from sdctl.clients.cloudformation import CloudFormation
+from sdctl.clients.cloudformation import CloudFormation, StackView, classify
 from sdctl.clients.ec2 import Ec2, Subnet
 from sdctl.clients.eks import Eks
 from sdctl.clients.iam import Iam, Identity, Wish
@@ -228,12 +228,20 @@ def _name_reads(aws: Aws, config: Config, identity: Identity) -> dict[str, Calla
         "log_group_exists": lambda: logs.group_exists(cluster_log_group(config)),
     }
     for name in stack_names(config):
-        reads[f"stacks/{name}"] = partial(cloudformation.find, name)
+        reads[f"stacks/{name}"] = partial(_stack, cloudformation, name)
     for name in buckets:
         reads[f"buckets/{name}"] = partial(s3.bucket_region, name)
     if any(runtime.checkpoint for runtime in config.runtimes):
         reads["model_files"] = lambda: frozenset(s3.keys(buckets[1], MODELS_FOLDER))
     return reads
+
+
+def _stack(cloudformation: CloudFormation, name: str) -> StackView | None:
+    """Read a stack; one in a state that we do not know is an error here, not where it is judged."""
+    view = cloudformation.find(name)
+    if view is not None:
+        classify(view.status)
+    return view
 
 
 def _image_reads(aws: Aws, config: Config) -> dict[str, Callable[[], Any]]:
