@@ -13,7 +13,7 @@ from sdctl_agent.endings import Endings, exhausted, expired, failed, invalid_tas
 from sdctl_agent.errors import PermanentError
 from sdctl_agent.job import DELETE, SET_ASIDE, Job, Message, Settlement, release_after
 from sdctl_agent.steps import Clocks, Doors, Rules, Steps
-from sdctl_agent.table import Refused, Verdict, judge
+from sdctl_agent.table import Refused, Verdict, judge, look_again_seconds
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class Admission:
         now_ms = self._clocks.now_ms()
         if task.problems:
             return failed(invalid_task(task), now_ms)
-        if job.message.receive_count == 1 and is_overdue(task, sent_ms, now_ms):
+        # Without a table nobody knows whether one that was received before has started.
+        never_started = self._doors.tasks.is_shared or job.message.receive_count == 1
+        if never_started and is_overdue(task, sent_ms, now_ms):
             return expired(now_ms)
         return None
 
@@ -140,7 +142,7 @@ class Admission:
             case Verdict.ANNOUNCE:
                 return self._endings.announce(job, row)
             case Verdict.LEAVE:
-                return release_after((row.claim_until - now_ms) / 1000 + 1)
+                return release_after(look_again_seconds(row, now_ms))
             case Verdict.CANCEL:
                 return self._endings.end_from(job, row, Ending(contract.CANCELLED, now_ms))
             case Verdict.EXPIRE:

@@ -212,7 +212,9 @@ class Handler:
         try:
             self._steps.last("release", release, RELEASE_SECONDS)
         except LostClaimError as error:
-            return LEAVE if error.row is None else self._endings.follow(job, error.row)
+            if error.row is None or error.row.status != contract.QUEUED:
+                return self._endings.follow(job, error.row)
+            # Queued already: an earlier try took effect, only its answer was lost.
         except TransientError:
             return LEAVE
         return release_after(delay_seconds)

@@ -24,6 +24,8 @@ from sdctl_agent.aws import AwsClients, error_code
 
 # How many ended tasks an agent without a table remembers, to recognise a duplicate.
 REMEMBERED_TASKS = 1000
+# Whoever ended a task is telling of it meanwhile: a duplicate that comes in between must not tell it, too.
+TELLING_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Verdict(Enum):
 
     DELETE = "delete"  # ended and told: nothing is left to do
     ANNOUNCE = "announce"  # ended, but maybe not told: publish, record, delete
-    LEAVE = "leave"  # running elsewhere: look again when that lease has run out
+    LEAVE = "leave"  # running or being told of elsewhere: look again when that should be over
     CANCEL = "cancel"  # asked to be cancelled before it could run
     EXPIRE = "expire"  # past its deadline without having started
     AGAIN = "again"  # it could be claimed now
@@ -55,7 +57,9 @@ class Verdict(Enum):
 def judge(row: Row, now_ms: int) -> Verdict:
     """Tell what a refused claim means, from the row that stood in its way."""
     if row.is_ended:
-        return Verdict.DELETE if row.notified else Verdict.ANNOUNCE
+        if row.notified:
+            return Verdict.DELETE
+        return Verdict.LEAVE if now_ms < (row.finished_at or 0) + TELLING_MS else Verdict.ANNOUNCE
     if row.status == contract.RUNNING and row.claim_until >= now_ms:
         return Verdict.LEAVE
     if row.cancel_requested:
@@ -63,6 +67,12 @@ def judge(row: Row, now_ms: int) -> Verdict:
     if row.deadline_at is not None and row.deadline_at <= now_ms and row.started_at is None:
         return Verdict.EXPIRE
     return Verdict.AGAIN
+
+
+def look_again_seconds(row: Row, now_ms: int) -> float:
+    """Tell when to look again at a row that is somebody else's for now; a wrong clock delays it little."""
+    until = (row.finished_at or 0) + TELLING_MS if row.is_ended else row.claim_until
+    return min((until - now_ms) / 1000 + 1, contract.VISIBILITY_SECONDS + 1.0)
 
 
 class Tasks(Protocol):
@@ -117,7 +127,7 @@ class TableTasks:
 
     def claim(self, task_id: str, token: str, receive_count: int) -> Row | Refused:  # noqa: ARG002
         """Take a task that has a row; the table counts the attempts."""
-        return self._granted(task_record.claim_call(task_id, token, self._now_ms()))
+        return self._granted(task_record.claim_call(task_id, token, self._now_ms()), token)
 
     def claim_unseen(
         self,
@@ -129,13 +139,16 @@ class TableTasks:
         """Take a task that has no row yet, and make its row."""
         body = task_record.pack_body(task.content)
         call = task_record.claim_unseen_call(task, token, self._now_ms(), body, submitted_ms=submitted_ms)
-        return self._granted(call)
+        return self._granted(call, token)
 
-    def _granted(self, call: task_record.Call) -> Row | Refused:
+    def _granted(self, call: task_record.Call, token: str) -> Row | Refused:
         try:
             return self._update(call)
         except LostClaimError as error:
-            return Refused(error.row)
+            row = error.row
+            if row is not None and row.status == contract.RUNNING and row.claim == token:
+                return row  # an earlier try took effect, only its answer was lost
+            return Refused(row)
 
     def hold(
         self, task_id: str, token: str, progress: float | None, node: str | None, started_ms: int | None
@@ -201,10 +214,11 @@ class MemoryTasks:
         self._rows: OrderedDict[str, Row] = OrderedDict()
 
     def claim(self, task_id: str, token: str, receive_count: int) -> Row | Refused:
-        """Take a task that this process has handed back before."""
+        """Take a task that this process ran before and lost hold of."""
         with self._lock:
             row = self._rows.get(task_id)
-            if row is None or row.status != contract.QUEUED:
+            # One that runs and was not held for so long was lost to this process; its message is back.
+            if row is None or row.is_ended or row.claim_until >= self._now_ms():
                 return Refused(row)
             return self._keep(self._claimed(row, token, receive_count))
 

@@ -27,6 +27,8 @@ from sdctl.task_record import Row
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
+# What the next connection sets for itself; the length, too, since a body may be rewritten.
+PER_HOP = ("connection", "expect", "content-length")
 
 
 def now_ms() -> int:
@@ -209,10 +211,17 @@ class Agent:
 
 
 class FaultyProxy:
-    """Forwards to the emulator, but fails or delays what `fault` says."""
+    """Forwards to the emulator, but fails or delays what `fault` says.
+
+    `fault` is asked with the method and the path, or the operation where the protocol names one in a
+    header (`AmazonSQS.DeleteMessage`); `lose` is asked the same when the call has taken effect, and
+    `rewrite` may change the body of a request on its way.
+    """
 
     def __init__(self, target: str) -> None:
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
+        self.lose: Callable[[str, str], int | None] = lambda method, path: None
+        self.rewrite: Callable[[str, bytes], bytes] = lambda operation, body: body
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -224,17 +233,20 @@ class FaultyProxy:
 
             def forward(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                status = owner.fault(self.command, self.path)
+                operation = self.headers.get("x-amz-target") or self.path
+                status = owner.fault(self.command, operation)
+                body = owner.rewrite(operation, body)
                 if status is not None:
                     self.answer(status, {}, b"<Error><Code>InternalError</Code></Error>")
                     return
-                headers = {k: v for k, v in self.headers.items() if k.lower() not in ("connection", "expect")}
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in PER_HOP}
                 request = urllib.request.Request(
                     target + self.path, data=body or None, method=self.command, headers=headers
                 )
                 try:
                     with urllib.request.urlopen(request, timeout=40) as reply:
-                        self.answer(reply.status, dict(reply.headers), reply.read())
+                        lost = owner.lose(self.command, operation)
+                        self.answer(lost or reply.status, dict(reply.headers), b"" if lost else reply.read())
                 except urllib.error.HTTPError as error:
                     with error:
                         self.answer(error.code, dict(error.headers), error.read())
