@@ -274,7 +274,9 @@ class _Gather:
             if not is_known and data.tell() >= SNIFF_BYTES:
                 _content_type(data, shown)
                 is_known = True
-        return InputFile(data.getvalue(), _content_type(data, shown), name)
+        # In this order: a look into the buffer once its bytes are given out would copy them all.
+        content_type = _content_type(data, shown)
+        return InputFile(data.getvalue(), content_type, name)
 
 
 def _content_type(data: io.BytesIO, shown: str) -> str:

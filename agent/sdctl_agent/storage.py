@@ -38,7 +38,7 @@ def parts_of(chunks: Iterator[bytes], part_bytes: int = PART_BYTES) -> Iterator[
     for chunk in chunks:
         buffer += chunk
         while len(buffer) >= part_bytes:
-            yield bytes(buffer[:part_bytes])
+            yield bytes(memoryview(buffer)[:part_bytes])
             del buffer[:part_bytes]
     if buffer:
         yield bytes(buffer)

@@ -4,8 +4,10 @@ A real agent process stands between the emulated account, made as far away as th
 SQS and SNS 10 ms, DynamoDB 5 ms a request; inputs of 1 MB 200 ms away), and a runtime with one GPU that
 takes an exact time a task and answers with 0.4 MB. Printed: the share of time that the GPU was busy
 between the first task's start and the last one's end, CPU and requests a task, peak memory, and start to
-first receive. The first tasks of a run are left out of the share: they meet an agent that knows nothing
-yet. Figures of one run on a busy machine say little: look at the medians of several.
+first receive; `grown` is how often the largest file fits into what memory grew by, and `held` the most
+messages that were in flight while a long task had more than four seconds to go. The first tasks of a run
+are left out of the share: they meet an agent that knows nothing yet. Figures of one run on a busy machine
+say little: look at the medians of several.
 """
 
 from __future__ import annotations
@@ -39,14 +41,19 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure; `goal` is the share of time that the GPU should be busy."""
+    """One thing to measure; `goal` is the share of time that the GPU should be busy.
+
+    `tasks` of a case that is not about the share are few; each has an input of `input_bytes` if not 0.
+    """
 
     name: str
     runtime: str
     seconds: float
-    goal: float
+    goal: float = 0.0
     images: int = 1
-    inputs: bool = False
+    image_bytes: int = 400_000
+    input_bytes: int = 0
+    tasks: int = 0
 
 
 CASES = (
@@ -54,9 +61,13 @@ CASES = (
     Case("text-to-image, 0.1 s", "sdwebui", 0.1, 0.95),
     Case("pipeline, 0.5 s", "comfyui", 0.5, 0.98),
     Case("pipeline, 0.1 s", "comfyui", 0.1, 0.95),
-    Case("image-to-image, 0.5 s", "sdwebui", 0.5, 0.96, inputs=True),
-    Case("image-to-image, 0.1 s", "sdwebui", 0.1, 0.88, inputs=True),
+    Case("image-to-image, 0.5 s", "sdwebui", 0.5, 0.96, input_bytes=1_000_000),
+    Case("image-to-image, 0.1 s", "sdwebui", 0.1, 0.88, input_bytes=1_000_000),
     Case("four images, 0.5 s", "sdwebui", 0.5, 0.95, images=4),
+    Case("100 MB input", "sdwebui", 0.5, input_bytes=100_000_000, tasks=1),
+    Case("100 MB output", "sdwebui", 0.5, image_bytes=100_000_000, tasks=1),
+    Case("100 MB output, pipeline", "comfyui", 0.5, image_bytes=100_000_000, tasks=1),
+    Case("long tasks, 12 s", "sdwebui", 12, tasks=3),
 )
 
 
@@ -64,6 +75,15 @@ def get(url: str) -> Any:
     """Fetch JSON from one of the benchmark's own servers."""
     with urllib.request.urlopen(url, timeout=10) as response:
         return json.loads(response.read())
+
+
+def answers(url: str) -> bool:
+    """Tell whether one of the benchmark's own servers is up."""
+    try:
+        get(url)
+    except OSError:
+        return False
+    return True
 
 
 def task_message(case: Case, number: int, inputs_url: str) -> str:
@@ -77,7 +97,7 @@ def task_message(case: Case, number: int, inputs_url: str) -> str:
     else:
         content = {"prompt": f"number {number}", "steps": 20, "width": 512, "height": 512}
         tasktype = "text-to-image"
-        if case.inputs:
+        if case.input_bytes:
             content["init_images"] = [f"{inputs_url}/input/{number}"]
             tasktype = "image-to-image"
     metadata = {"id": f"task-{number}", "runtime": "bench", "tasktype": tasktype, "prefix": "out"}
@@ -140,6 +160,7 @@ def measure(case: Case, tasks: int, folder: Path) -> dict[str, float]:
         )  # fmt: skip
         runtime = ["agent.runtime", "--type", case.runtime, "--port", str(runtime_port)]
         runtime += ["--seconds", str(case.seconds), "--images", str(case.images)]
+        runtime += ["--image-bytes", str(case.image_bytes)]
         stack.enter_context(process(*runtime, cwd=HERE.parent))
         latency = stack.enter_context(
             process(
@@ -148,6 +169,8 @@ def measure(case: Case, tasks: int, folder: Path) -> dict[str, float]:
                 str(latency_port),
                 "--target",
                 endpoint,
+                "--input-bytes",
+                str(case.input_bytes or 1),
                 cwd=HERE.parent,
                 stdout=subprocess.PIPE,
             )
@@ -155,6 +178,8 @@ def measure(case: Case, tasks: int, folder: Path) -> dict[str, float]:
         assert latency.stdout is not None
         stack.callback(latency.stdout.close)
         latency.stdout.readline()
+        while not answers(f"http://127.0.0.1:{runtime_port}/busy"):
+            time.sleep(0.05)
         environment = {
             "PATH": os.environ["PATH"], "AWS_ACCESS_KEY_ID": ACCOUNT, "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": latency_url, "RUNTIME_TYPE": case.runtime,
@@ -178,9 +203,11 @@ def measure(case: Case, tasks: int, folder: Path) -> dict[str, float]:
                     for number in range(start, min(start + 10, tasks))
                 ]
                 sqs.send_message_batch(QueueUrl=queue, Entries=entries)
+            samples = []
             while True:
                 names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
                 found = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+                samples.append((time.monotonic(), int(found[names[1]])))
                 if sum(int(found[name]) for name in names) == 0:
                     break
                 check_alive(agent, folder)
@@ -191,12 +218,19 @@ def measure(case: Case, tasks: int, folder: Path) -> dict[str, float]:
             agent.wait(10)
         intervals = get(f"http://127.0.0.1:{runtime_port}/busy")["intervals"]
         counts = get(f"{latency_url}/counts")["counts"]
-    counted = intervals[WARM_UP:]
+    counted = intervals[min(WARM_UP, len(intervals) - 1) :]
     busy = sum(end - start for start, end in counted) / (counted[-1][1] - counted[0][0])
+    held = [
+        count
+        for start, end in intervals
+        for moment, count in samples
+        if start + 1 < moment < end - 4  # the one before is stored in the first second
+    ]
     return {
         "busy": busy, "cpu_ms": 1000 * cpu / tasks, "peak_mb": peak, "idle_mb": idle,
         "first_receive_s": first_receive, "requests": sum(counts.values()) / tasks,
-        "runs": len(intervals) / tasks,
+        "runs": len(intervals) / tasks, "held": max(held, default=0),
+        "grown": (peak - idle) * 1024 * 1024 / max(case.image_bytes, case.input_bytes),
     }  # fmt: skip
 
 
@@ -209,7 +243,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=40)
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
-    titles = ("busy", "goal", "CPU ms", "peak MB", "idle MB", "first s", "requests")
+    titles = ("busy", "goal", "CPU ms", "peak MB", "idle MB", "grown", "first s", "requests", "held")
     print(f"{'case':24}" + "".join(f"{title:>9}" for title in titles))
     for case in CASES:
         if arguments.only not in case.name:
@@ -217,11 +251,12 @@ def main() -> None:
         runs = []
         for _ in range(arguments.runs):
             with tempfile.TemporaryDirectory(prefix="sdctl-bench.") as folder:
-                runs.append(measure(case, arguments.tasks, Path(folder)))
+                runs.append(measure(case, case.tasks or arguments.tasks, Path(folder)))
         median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         figures = (
             f"{median['busy']:9.3f}{case.goal:9.2f}{median['cpu_ms']:9.1f}{median['peak_mb']:9.1f}"
-            f"{median['idle_mb']:9.1f}{median['first_receive_s']:9.2f}{median['requests']:9.1f}"
+            f"{median['idle_mb']:9.1f}{median['grown']:9.1f}{median['first_receive_s']:9.2f}"
+            f"{median['requests']:9.1f}{median['held']:9.0f}"
         )
         print(f"{case.name:24}{figures}", flush=True)
 

@@ -28,13 +28,13 @@ def service_of(request: web.Request) -> str:
 class Latency:
     """Passes requests on after the delay of their service."""
 
-    def __init__(self, target: str, delays: dict[str, float], input_delay: float) -> None:
+    def __init__(self, target: str, delays: dict[str, float], input_delay: float, input_bytes: int) -> None:
         self.target = target
         self.delays = delays
         self.input_delay = input_delay
         self.counts: collections.Counter[str] = collections.Counter()
         self.first_receive: float | None = None
-        self.input = png(0, 1_000_000)
+        self.input = png(0, input_bytes)
         self.session: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -67,7 +67,7 @@ class Latency:
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until killed."""
     delays = {"s3": 0.05, "sqs": 0.01, "sns": 0.01, "dynamodb": 0.005}
-    latency = Latency(arguments.target, delays, arguments.input_delay)
+    latency = Latency(arguments.target, delays, arguments.input_delay, arguments.input_bytes)
     app = web.Application(client_max_size=200 * 1024 * 1024)
     app.router.add_get("/input/{number}", latency.serve_input)
     app.router.add_get("/counts", latency.tell)
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--target", required=True)
     parser.add_argument("--input-delay", type=float, default=0.2)
+    parser.add_argument("--input-bytes", type=int, default=1_000_000)
     asyncio.run(serve(parser.parse_args()))
 
 

@@ -58,9 +58,9 @@ class Gpu:
 class WebUi:
     """The part of SD WebUI's API that an agent uses."""
 
-    def __init__(self, gpu: Gpu, images: int) -> None:
+    def __init__(self, gpu: Gpu, images: int, image_bytes: int) -> None:
         self.gpu = gpu
-        data = [base64.b64encode(png(number)).decode() for number in range(images)]
+        data = [base64.b64encode(png(number, image_bytes)).decode() for number in range(images)]
         self.answer = json.dumps({"images": data, "parameters": {}, "info": json.dumps({"seed": 1})}).encode()
 
     def routes(self) -> list[web.RouteDef]:
@@ -88,7 +88,7 @@ class WebUi:
 class Comfy:
     """The part of ComfyUI's API that an agent uses: queue, history, files and the websocket's events."""
 
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Gpu, image_bytes: int) -> None:
         self.gpu = gpu
         self.pending: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self.waiting: dict[str, list[Any]] = {}
@@ -96,7 +96,7 @@ class Comfy:
         self.history: dict[str, Any] = {}
         self.sockets: dict[str, web.WebSocketResponse] = {}
         self.numbers = itertools.count()
-        self.image = png(0)
+        self.image = png(0, image_bytes)
         self.worker: asyncio.Task[None] | None = None
 
     def routes(self) -> list[web.RouteDef]:
@@ -196,11 +196,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--image-bytes", type=int, default=IMAGE_BYTES)
     arguments = parser.parse_args()
 
     async def make() -> web.Application:
         gpu = Gpu(arguments.seconds)
-        served = WebUi(gpu, arguments.images) if arguments.type == "sdwebui" else Comfy(gpu)
+        size = arguments.image_bytes
+        served = WebUi(gpu, arguments.images, size) if arguments.type == "sdwebui" else Comfy(gpu, size)
         app = web.Application(client_max_size=200 * 1024 * 1024)
         app.add_routes(served.routes())
 
