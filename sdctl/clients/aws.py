@@ -142,6 +142,7 @@ def aws_errors(action: str) -> Iterator[None]:
         AwsError: any other refusal, or no answer.
     """
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -154,6 +155,13 @@ def aws_errors(action: str) -> Iterator[None]:
             f"could not {action}: no AWS credentials were found",
             aws_code="NoCredentials",
             hint="sign in, set --profile, or use --target local",
+        ) from error
+    except ResponseParserError as error:
+        # A proxy's or portal's page, most likely: its text is long and says nothing.
+        raise AwsError(
+            f"could not {action}: what answered is not AWS",
+            aws_code=type(error).__name__,
+            hint="a proxy may stand between: check HTTPS_PROXY and NO_PROXY",
         ) from error
     except BotoCoreError as error:
         raise AwsError(f"could not {action}: {error}", aws_code=type(error).__name__) from error

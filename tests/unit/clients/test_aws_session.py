@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ProfileNotFound
+from botocore.parsers import ResponseParserError
 
 from sdctl.clients.aws import Aws, AwsAccess, aws_errors
 from sdctl.clients.cloudformation import busy_is_conflict, is_no_change
@@ -58,6 +59,13 @@ def test_no_answer_is_an_error_of_aws() -> None:
     error = translated(EndpointConnectionError(endpoint_url="http://127.0.0.1:1"))
     assert isinstance(error, AwsError)
     assert error.aws_code == "EndpointConnectionError"
+
+
+def test_an_answer_that_is_not_awss_is_an_error_without_its_page() -> None:
+    error = translated(ResponseParserError("Unable to parse response: <!doctype html>…"))
+    assert isinstance(error, AwsError)
+    assert "doctype" not in error.message
+    assert "PROXY" in error.hint
 
 
 def test_an_error_of_ours_passes_through() -> None:
