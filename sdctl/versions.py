@@ -23,6 +23,10 @@ KARPENTER_CRD_CHART: Final = "oci://public.ecr.aws/karpenter/karpenter-crd"
 KEDA_VERSION: Final = "2.20.2"
 KEDA_CHART: Final = "keda"
 KEDA_REPOSITORY: Final = "https://kedacore.github.io/charts"
+# Optional: the CloudWatch add-on brings an exporter of its own.
+DCGM_EXPORTER_VERSION: Final = "4.1.1"
+DCGM_EXPORTER_CHART: Final = "dcgm-exporter"
+DCGM_EXPORTER_REPOSITORY: Final = "https://nvidia.github.io/dcgm-exporter/helm-charts"
 MOUNTPOINT_CSI_VERSION: Final = "2.7.0"
 # Without the `v` that Karpenter's alias `bottlerocket@v…` has.
 BOTTLEROCKET_VERSION: Final = "1.68.0"
