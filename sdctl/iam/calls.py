@@ -49,6 +49,29 @@ _LOOK_FOR_BUCKETS: Final = (
     _s3("HeadBucket", ("asset bucket", "model bucket", "output bucket"), "ListBucket"),
     _s3("ListObjectsV2", ("asset bucket", "output bucket"), "ListBucket"),
 )
+# The look before a deploy: it reads, and goes on without what it may not read.
+_DOCTOR: Final = (
+    *_calls(
+        "ec2", "anything here", "DescribeAddresses", "DescribeAvailabilityZones",
+        "DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeInstances",
+        "DescribeNatGateways", "DescribeSnapshots", "DescribeSpotPriceHistory", "DescribeSubnets",
+        "DescribeVpcs", "GetSpotPlacementScores",
+    ),
+    *_calls("eks", "anything here", "DescribeClusterVersions"),
+    *_calls("eks", "cluster", "DescribeCluster"),
+    *_calls("iam", ("roles of AWS", "roles of Identity Center"), "GetRole"),
+    *_calls("iam", "whoever holds this", "SimulatePrincipalPolicy"),
+    *_calls("lambda", "anything here", "GetAccountSettings"),
+    *_calls("logs", "anything here", "DescribeLogGroups"),
+    Call("service-quotas", "GetServiceQuota", ("quotas",), ("servicequotas:GetServiceQuota",)),
+    Call(
+        "service-quotas", "GetAWSDefaultServiceQuota", ("anything here",),
+        ("servicequotas:GetAWSDefaultServiceQuota",),
+    ),
+    *_calls("ssm", "bottlerocket images", "GetParameters"),
+    _s3("ListBuckets", "anything", "ListAllMyBuckets"),
+    _s3("ListObjectsV2", "model bucket", "ListBucket"),
+)  # fmt: skip
 _DEPLOY: Final = (
     *_WHO,
     *_READ_STACKS,
@@ -64,6 +87,7 @@ _DEPLOY: Final = (
     *_LOOK_FOR_BUCKETS,
     *_CREATE_BUCKETS,
     _s3("PutObject", "asset objects"),
+    *_DOCTOR,
 )  # fmt: skip
 _DESTROY: Final = (
     *_WHO,

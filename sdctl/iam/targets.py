@@ -11,6 +11,8 @@ from sdctl.iam.scopes import KEPT_NAME_LENGTH, STACK_TAG, Place, Scopes, named
 Condition = Mapping[str, Mapping[str, Any]]
 Target = tuple[tuple[str, ...], Condition]
 NO_CONDITION: Final[Condition] = {}
+QUOTA_SERVICES: Final = ("ec2", "s3", "vpc")
+SERVICES_WITH_ROLES: Final = ("eks.amazonaws.com", "eks-nodegroup.amazonaws.com", "spot.amazonaws.com")
 # What the builder of an image cache needs: pulling images, and being told what to do.
 BUILDER_POLICIES: Final = ("AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManagedInstanceCore")
 
@@ -35,25 +37,57 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
         objects: ARN patterns of what is put there.
     """
     place, front = scopes.place, config.front_stack_name
-    stacks = tuple(
-        place.arn(f"cloudformation:{{region}}:{{account}}:stack/{stack.name}/*") for stack in scopes.stacks
-    )
+    # The network's too where there is none: it may be left from before, and is looked for.
+    names = {*(stack.name for stack in scopes.stacks), f"{config.stack_name}-network"}
+    stacks = tuple(place.arn(f"cloudformation:{{region}}:{{account}}:stack/{name}/*") for name in names)
     model = place.arn(f"s3:::{config.model_bucket or picked(config, 'model-bucket')}")
     topic = f"{front}-InputTopic-*" if len(front) <= KEPT_NAME_LENGTH else named(front)
+    return (
+        {
+            "anything": (("*",), NO_CONDITION),
+            "anything here": (("*",), {"StringEquals": {"aws:RequestedRegion": place.region}}),
+            "stacks": (stacks, NO_CONDITION),
+            "asset bucket": ((assets,), NO_CONDITION),
+            "asset objects": (objects, NO_CONDITION),
+            "model bucket": ((model,), NO_CONDITION),
+            "models": ((f"{model}/*",), NO_CONDITION),
+            "output bucket": (scopes.arns("s3", "bucket"), NO_CONDITION),
+            # A configured model bucket is there already.
+            "created buckets": ((assets,) if config.model_bucket else (assets, model), NO_CONDITION),
+            "input topic": ((place.arn(f"sns:{{region}}:{{account}}:{topic}"),), NO_CONDITION),
+            "api key": ((place.arn("apigateway:{region}::/apikeys/*"),), tagged(config.stack_name)),
+            "cluster": (scopes.arns("eks", "cluster"), NO_CONDITION),
+        }
+        | _doctor_targets(place)
+        | _snapshot_targets(config.stack_name, place)
+    )
+
+
+def _doctor_targets(place: Place) -> dict[str, Target]:
+    """Return the targets of the look before a deploy."""
+    roles = "iam::{account}:role/"
     return {
-        "anything": (("*",), NO_CONDITION),
-        "anything here": (("*",), {"StringEquals": {"aws:RequestedRegion": place.region}}),
-        "stacks": (stacks, NO_CONDITION),
-        "asset bucket": ((assets,), NO_CONDITION),
-        "asset objects": (objects, NO_CONDITION),
-        "model bucket": ((model,), NO_CONDITION),
-        "models": ((f"{model}/*",), NO_CONDITION),
-        "output bucket": (scopes.arns("s3", "bucket"), NO_CONDITION),
-        # A configured model bucket is there already.
-        "created buckets": ((assets,) if config.model_bucket else (assets, model), NO_CONDITION),
-        "input topic": ((place.arn(f"sns:{{region}}:{{account}}:{topic}"),), NO_CONDITION),
-        "api key": ((place.arn("apigateway:{region}::/apikeys/*"),), tagged(config.stack_name)),
-    } | _snapshot_targets(config.stack_name, place)
+        "quotas": (
+            tuple(place.arn(f"servicequotas:{{region}}:{{account}}:{name}/*") for name in QUOTA_SERVICES),
+            NO_CONDITION,
+        ),
+        # A role that is not there yet has no path either.
+        "roles of AWS": (
+            (
+                place.arn(f"{roles}AWSServiceRoleFor*"),
+                *(place.arn(f"{roles}aws-service-role/{name}/*") for name in SERVICES_WITH_ROLES),
+            ),
+            NO_CONDITION,
+        ),
+        # The path of a role that one signs in with is in no session's ARN.
+        "roles of Identity Center": (
+            (place.arn(f"{roles}aws-reserved/sso.amazonaws.com/*"),), NO_CONDITION,
+        ),
+        # A user knows its own name; a role's is not known here.
+        "whoever holds this": (
+            (place.arn("iam::{account}:user/${{aws:username}}"), place.arn(f"{roles}*")), NO_CONDITION,
+        ),
+    }  # fmt: skip
 
 
 def _snapshot_targets(stack_name: str, place: Place) -> dict[str, Target]:

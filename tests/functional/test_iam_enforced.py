@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import date
 from typing import Any
 
 import pytest
+from botocore.stub import Stubber
 
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cloudformation import CloudFormation
+from sdctl.clients.iam import wishes_of
+from sdctl.clients.quotas import Quotas
 from sdctl.config.model import Config
 from sdctl.deploy.executor import LOCAL_PACE, Executor
 from sdctl.deploy.planner import observe, observe_stack, plan_deploy
 from sdctl.deploy.steps import Plan, StackStep
 from sdctl.deploy.teardown import plan_destroy
+from sdctl.doctor.facts import Unknown
+from sdctl.doctor.needs import VPCS, runtime_needs
+from sdctl.doctor.observe import observe_aws
 from sdctl.errors import AwsError, DeployFailedError
 from sdctl.iam.calls import CALLS, Purpose
 from sdctl.iam.policy import policy, split, stacks_of
@@ -31,6 +38,17 @@ from support.iam_evaluator import Recorder, allows, matches
 ACCOUNT, REGION = "123456789012", "us-west-2"
 # Enough runtimes that the template has to travel through the asset bucket.
 RUNTIMES = [{"name": f"runtime-{number}", "type": "comfyui"} for number in range(10)]
+
+# Three types on spot are scored, a snapshot is looked up, a checkpoint is looked for.
+CHOOSY = {
+    "name": "choosy", "type": "sdwebui", "modelFilename": "a.safetensors",
+    "extraValues": {
+        "karpenter": {
+            "provisioner": {"instanceType": ["g5.2xlarge", "g6.2xlarge", "g5.4xlarge"]},
+            "nodeTemplate": {"dataVolume": {"snapshotID": "snap-0123456789abcdef0"}},
+        }
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +149,41 @@ def live_through_everything(deployer: Person, config: Config) -> None:
     assert deployer.deploy(faster)["TaskTableName"]
 
 
+def look_at_everything(deployer: Person, config: Config) -> list[str]:
+    """Look as `doctor` does, at a new network and at an existing one; return what was denied."""
+    subnets = ("subnet-0123456789abcdef0", "subnet-0123456789abcdef1")
+    network = config.network.model_copy(update={"vpc_id": "vpc-0123456789abcdef0", "subnet_ids": subnets})
+    denied = []
+    for looked_at in (config, config.model_copy(update={"network": network})):
+        facts = observe_aws(
+            deployer.aws, looked_at, runtime_needs(looked_at, {}), today=date(2026, 11, 22),
+            wishes=lambda _: wishes_of(deployer.policy), identity_seconds=60, read_seconds=60,
+        )  # fmt: skip
+        for name, value in ((one.name, getattr(facts, one.name)) for one in fields(facts)):
+            found = value.values() if isinstance(value, dict) else [value]
+            denied += [f"{name}: {one}" for one in found if isinstance(one, Unknown) and one.is_denied]
+    # A quota that was never changed is asked for once more; the emulator has no quotas.
+    client = deployer.aws.client("service-quotas")
+    with Stubber(client) as stub:
+        stub.add_client_error("get_service_quota", "NoSuchResourceException")
+        stub.add_response("get_aws_default_service_quota", {"Quota": {"Value": 5.0}})
+        assert Quotas(deployer.aws).value(VPCS) == 5
+    return denied
+
+
 def test_a_deployer_with_the_policy_alone_lives_through_everything_and_is_allowed_nothing_more(
     person: Callable[[Purpose, Config], Person],
 ) -> None:
-    config = configured("farm", modelsRuntime=RUNTIMES)
+    config = configured("farm", modelsRuntime=[*RUNTIMES, CHOOSY])
     deployer = person("deploy", config)
     live_through_everything(deployer, config)
-    assert deployer.denied_by_our_own_evaluator() == []
+    denied = look_at_everything(deployer, config)
+    # The emulator takes AWS's public parameters, whose ARNs hold no account, for the account's own, and
+    # does not see whose policies a simulation is about.
+    deviations = ("ssm:GetParameters", "iam:SimulatePrincipalPolicy")
+    assert [one for one in denied if not any(action in one for action in deviations)] == []
+    own = {"aws:username": (f"deploy-{config.stack_name}",)}
+    assert deployer.denied_by_our_own_evaluator(**own) == []
     assert any("TemplateURL" in params for _, _, params in deployer.recorder.calls)
     assert deployer.recorder.operations == {(call.service, call.operation) for call in CALLS["deploy"]}
 

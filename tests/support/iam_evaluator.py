@@ -48,13 +48,18 @@ def allows(document: Mapping[str, Any], request: Request) -> bool:
 def _applies(statement: Mapping[str, Any], request: Request) -> bool:
     return (
         any(action.lower() == request.action.lower() for action in statement["Action"])
-        and any(matches(pattern, request.resource) for pattern in statement["Resource"])
+        and any(matches(_filled(pattern, request), request.resource) for pattern in statement["Resource"])
         and all(
             _holds(operator, key, _listed(wanted), request)
             for operator, keys in statement.get("Condition", {}).items()
             for key, wanted in keys.items()
         )
     )
+
+
+def _filled(pattern: str, request: Request) -> str:
+    """Put the one policy variable in that our documents use."""
+    return pattern.replace("${aws:username}", next(iter(request.context.get("aws:username", ())), "?"))
 
 
 def _holds(operator: str, key: str, wanted: list[str], request: Request) -> bool:
@@ -83,6 +88,13 @@ _S3_ACTIONS = {
     "PutPublicAccessBlock": "PutBucketPublicAccessBlock", "PutBucketEncryption": "PutEncryptionConfiguration",
     "HeadObject": "GetObject", "DeleteObjects": "DeleteObject",
 }  # fmt: skip
+
+
+_SERVICE_ROLES = {
+    "AWSServiceRoleForAmazonEKS": "eks.amazonaws.com",
+    "AWSServiceRoleForAmazonEKSNodegroup": "eks-nodegroup.amazonaws.com",
+    "AWSServiceRoleForEC2Spot": "spot.amazonaws.com",
+}
 
 
 class Recorder:
@@ -124,8 +136,30 @@ class Recorder:
                     yield "cloudformation:TagResource", arn
                 if "TemplateURL" in params:
                     yield "s3:GetObject", f"{prefix}:s3:::{params['TemplateURL'].split('/', 3)[3]}"
+            case "s3" if operation == "ListBuckets":
+                yield "s3:ListAllMyBuckets", "*"
             case "s3":
                 yield from self._asked_of_s3(operation, params, f"{prefix}:s3:::{params['Bucket']}")
+            case "ec2" | "lambda" | "logs":
+                yield f"{service}:{operation}", "*"
+            case "eks" if operation == "DescribeClusterVersions":
+                yield "eks:DescribeClusterVersions", "*"
+            case "eks":
+                yield f"eks:{operation}", f"{prefix}:eks:{self._region}:{account}:cluster/{params['name']}"
+            case "iam" if operation == "SimulatePrincipalPolicy":
+                yield f"iam:{operation}", params["PolicySourceArn"]
+            case "iam":
+                owner = _SERVICE_ROLES[params["RoleName"]]
+                arn = f"{prefix}:iam::{account}:role/aws-service-role/{owner}/{params['RoleName']}"
+                yield f"iam:{operation}", arn
+            case "service-quotas" if operation == "GetServiceQuota":
+                quota = f"{params['ServiceCode']}/{params['QuotaCode']}"
+                yield f"servicequotas:{operation}", f"{prefix}:servicequotas:{self._region}:{account}:{quota}"
+            case "service-quotas":
+                yield f"servicequotas:{operation}", "*"
+            case "ssm":
+                for name in params["Names"]:
+                    yield f"ssm:{operation}", f"{prefix}:ssm:{self._region}::parameter{name}"
             case "sns":
                 yield f"sns:{operation}", params["TopicArn"]
             case "apigateway" if operation == "GetApiKey":

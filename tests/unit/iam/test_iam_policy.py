@@ -74,9 +74,7 @@ def test_a_resource_is_as_narrow_as_its_service_lets_it_be(
 def formats(action: str) -> list[str]:
     service = handler_permissions.reference()[action.partition(":")[0]]
     by_kind = {kind.lower(): entry for kind, entry in service["Resources"].items()}
-    found = [arn for kind in handler_permissions.kinds(action) for arn in by_kind[kind]["ARNFormats"]]
-    # Presented by the service itself, but left out of the reference's list of kinds.
-    return [*found, "arn:${Partition}:ec2:${Region}::snapshot/.*"] if action == "ec2:CreateTags" else found
+    return [arn for kind in handler_permissions.kinds(action) for arn in by_kind[kind]["ARNFormats"]]
 
 
 def fits(resource: str, format_: str) -> bool:
