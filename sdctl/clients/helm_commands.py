@@ -263,6 +263,10 @@ _HINTS: Final = (
         "its pods did not become ready: see `kubectl -n {namespace} get pods,events`",
     ),
     (
+        ("basic credential not found", "status code 401", "status code 403", "403 Forbidden", "denied:"),
+        "the chart's registry refuses: sdctl doctor",
+    ),
+    (
         ("Unauthorized", "must be logged in", "the server has asked for the client to provide credentials"),
         "these credentials have no access entry in the cluster: use those that deployed it",
     ),
@@ -275,7 +279,6 @@ _HINTS: Final = (
         ("no such host", "connection refused", "i/o timeout", "Client.Timeout"),
         "is the network reachable? sdctl doctor",
     ),
-    (("403 Forbidden", "401 Unauthorized", "denied:"), "the chart's registry refuses: sdctl doctor"),
     (("values don't meet the specifications",), "mend extraValues of the runtime in sdctl.yaml"),
 )  # fmt: skip
 

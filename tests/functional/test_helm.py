@@ -19,7 +19,7 @@ from sdctl.clients.helm import Helm, Outcome, RegistryLogin, digest_of
 from sdctl.clients.process import Programs
 from sdctl.errors import ConflictError, ToolError
 from sdctl.releases import Chart, Release
-from support import helm_tools
+from support import chart_registry, helm_tools
 from support.kubernetes_api import KubernetesApi
 
 CHART = Path(__file__).resolve().parents[1] / "support" / "charts" / "small"
@@ -221,6 +221,57 @@ def test_manifests_are_rendered_without_a_cluster(program: Path, environment: Ma
         text = helm.template(BETTER, kubernetes_version="1.36.0")
     assert 'image: "web:2"' in text
     assert "namespace" not in text
+
+
+def test_a_pinned_chart_of_a_private_oci_registry_is_installed(
+    api: KubernetesApi, program: Path, environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    with chart_registry.chart_registry(CHART, tmp_path) as registry:
+        trusting = {**environment, "SSL_CERT_FILE": str(registry.authority)}
+        login = RegistryLogin(registry.host, chart_registry.USER, chart_registry.PASSWORD)
+        mirrored = replace(GOOD, chart=Chart(registry.oci("small"), "1.2.3"))
+        kubeconfig = kubeconfig_of(api)
+        with Helm(program, environment=trusting, kubeconfig=kubeconfig, logins=[login]) as helm:
+            assert helm.install(mirrored, timeout_seconds=20) is Outcome.INSTALLED
+            missing = replace(GOOD, name="other", chart=Chart(registry.oci("small"), "9.9.9"))
+            with pytest.raises(ToolError, match=r"9\.9\.9"):
+                helm.install(missing, timeout_seconds=20)
+        other = replace(mirrored, name="other")
+        for logins in ([], [replace(login, password="another")]):
+            stranger = Helm(program, environment=trusting, kubeconfig=kubeconfig, logins=logins)
+            with stranger, pytest.raises(ToolError, match="could not install other") as caught:
+                stranger.install(other, timeout_seconds=20)
+            assert caught.value.hint == "the chart's registry refuses: sdctl doctor"
+    assert image(api) == "web:1"
+
+
+def test_a_pinned_chart_of_an_https_repository_is_rendered(
+    program: Path, environment: Mapping[str, str], tmp_path: Path
+) -> None:
+    with chart_registry.chart_registry(CHART, tmp_path) as registry:
+        trusting = {**environment, "SSL_CERT_FILE": str(registry.authority)}
+        listed = replace(GOOD, chart=Chart("small", "1.2.3", registry.repository))
+        with Helm(program, environment=trusting) as helm:
+            assert 'image: "web:1"' in helm.template(listed, kubernetes_version="1.36.0")
+
+
+def test_what_helm_3_installed_helm_4_upgrades(api: KubernetesApi, environment: Mapping[str, str]) -> None:
+    kubeconfig = kubeconfig_of(api)
+    with Helm(helm_tools.helm(3), environment=environment, kubeconfig=kubeconfig) as older:
+        older.install(GOOD, timeout_seconds=20)
+    with Helm(helm_tools.helm(4), environment=environment, kubeconfig=kubeconfig) as newer:
+        assert newer.install(GOOD, timeout_seconds=20) is Outcome.UNCHANGED
+        assert newer.install(BETTER, timeout_seconds=20) is Outcome.UPGRADED
+    assert image(api) == "web:2"
+
+
+@only_helm_4
+def test_a_field_that_another_program_owns_is_told_as_such(api: KubernetesApi, helm: Helm) -> None:
+    helm.install(GOOD, timeout_seconds=20)
+    api.edit("Deployment", "web", "farm", {"spec": {"replicas": 7}}, manager="autoscaler")
+    with pytest.raises(ToolError, match=r"\.spec\.replicas") as caught:
+        helm.install(replace(BETTER, values={"replicas": 2}), timeout_seconds=5)
+    assert caught.value.hint == "another program owns these fields: change them there, or in extraValues"
 
 
 @only_helm_4

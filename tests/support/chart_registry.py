@@ -1,0 +1,132 @@
+"""A registry of charts for tests, on HTTPS: OCI with a password at `/v2/`, and an index at `/charts/`.
+
+As much of https://github.com/opencontainers/distribution-spec as pulling a chart takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import ssl
+import tarfile
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import yaml
+
+from support.kubernetes_api import certificate
+
+USER, PASSWORD = "AWS", "a-long-token"
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """Where the registry is; `authority` is a PEM file to trust."""
+
+    host: str
+    authority: Path
+
+    def oci(self, name: str) -> str:
+        return f"oci://{self.host}/mirror/{name}"
+
+    @property
+    def repository(self) -> str:
+        return f"https://{self.host}/charts"
+
+
+def _packed(chart: Path) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(chart, arcname=chart.name)
+    return packed.getvalue()
+
+
+def _files(chart: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, tuple[str, bytes]]]:
+    """Build what needs the password, and what does not: paths with their types and contents."""
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    name, version = about["name"], about["version"]
+    config, layer = json.dumps(about).encode(), _packed(chart)
+    private: dict[str, tuple[str, bytes]] = {}
+
+    def blob(content: bytes, media_type: str) -> dict[str, object]:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        private[f"/v2/mirror/{name}/blobs/{digest}"] = ("application/octet-stream", content)
+        return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+    manifest = json.dumps({
+        "schemaVersion": 2, "mediaType": _MANIFEST,
+        "config": blob(config, "application/vnd.cncf.helm.config.v1+json"),
+        "layers": [blob(layer, "application/vnd.cncf.helm.chart.content.v1.tar+gzip")],
+    }).encode()  # fmt: skip
+    for tag in (version, f"sha256:{hashlib.sha256(manifest).hexdigest()}"):
+        private[f"/v2/mirror/{name}/manifests/{tag}"] = (_MANIFEST, manifest)
+    private["/v2/"] = ("application/json", b"{}")
+    entry = about | {"urls": [f"{name}-{version}.tgz"], "digest": hashlib.sha256(layer).hexdigest()}
+    index = yaml.safe_dump({"apiVersion": "v1", "entries": {name: [entry]}}).encode()
+    public = {
+        "/charts/index.yaml": ("text/yaml", index),
+        f"/charts/{name}-{version}.tgz": ("application/gzip", layer),
+    }
+    return private, public
+
+
+@contextmanager
+def chart_registry(chart: Path, folder: Path) -> Iterator[Registry]:
+    """Serve one chart for as long as the context lasts; `folder` keeps the authority's file."""
+    private, public = _files(chart)
+    wanted = f"Basic {b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path in public:
+                self._send(200, *public[path])
+            elif self.headers.get("Authorization") != wanted:
+                self._send(401, "application/json", b'{"errors":[{"code":"UNAUTHORIZED"}]}')
+            elif path in private:
+                self._send(200, *private[path])
+            else:
+                self._send(404, "application/json", b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
+
+        do_HEAD = do_GET
+
+        def _send(self, status: int, media_type: str, content: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", media_type)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Docker-Content-Digest", f"sha256:{hashlib.sha256(content).hexdigest()}")
+            if status == 401:
+                self.send_header("WWW-Authenticate", 'Basic realm="registry"')
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    key, public_key = certificate()
+    pem, authority = folder / "registry-key.pem", folder / "registry-ca.pem"
+    pem.write_text(key + public_key)
+    authority.write_text(public_key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield Registry(f"127.0.0.1:{server.server_port}", authority)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
