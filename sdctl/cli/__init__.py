@@ -30,6 +30,8 @@ How a command is added. Write its function in a module of this package and name 
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -38,7 +40,7 @@ from typing import Annotated, Any
 import typer
 
 from sdctl.cli import context
-from sdctl.cli.lazy import Entry, RootGroup
+from sdctl.cli.lazy import Entry, RootGroup, pass_on_interrupt
 
 _DEPLOYING = "Deployment"
 _TASKS = "Tasks"
@@ -160,6 +162,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
     from typer.main import get_command
 
+    if os.name == "posix":
+        sys.unraisablehook = pass_on_interrupt
     try:
         get_command(app).main(list(arguments), prog_name="sdctl")
     except SystemExit as end:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import errno
 import importlib
-import os
 import signal
 import sys
 import threading
@@ -150,8 +149,6 @@ class RootGroup(LazyGroup):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Read and run a command line, and exit."""
-        if os.name == "posix":
-            sys.unraisablehook = _pass_on_interrupt
         words = list(sys.argv[1:] if args is None else args)
         extra["standalone_mode"] = False
         with context.command_line(context.Options(output=output_format(words))):
@@ -178,7 +175,7 @@ class RootGroup(LazyGroup):
         return code if isinstance(code, int) else 0
 
 
-def _pass_on_interrupt(unraisable: Any) -> None:
+def pass_on_interrupt(unraisable: Any) -> None:
     """Interrupt again where Ctrl-C came in a callback that drops exceptions, as the import system has."""
     if unraisable.exc_type is not None and issubclass(unraisable.exc_type, KeyboardInterrupt):
         main = threading.main_thread().ident or 0
