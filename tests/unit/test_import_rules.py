@@ -26,7 +26,8 @@ ALLOWED = {
     "versions": set(),
     "releases": set(),
     "render": {"config", "assets", "task_record", "versions", "releases"} | FOUNDATION,
-    "clients": {"polling", "versions", "releases"} | FOUNDATION,
+    "clients": {"polling", "prices", "versions", "releases"} | FOUNDATION,
+    "prices": set(),
     "deploy": {
         "render", "config", "clients", "polling", "assets", "task_record", "versions", "releases",
     } | FOUNDATION,
