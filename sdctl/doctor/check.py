@@ -12,7 +12,9 @@ Result = Literal["pass", "warn", "fail"]
 PASS: Final = "pass"  # noqa: S105 - no password
 WARN: Final = "warn"
 FAIL: Final = "fail"
-_POLICY_FIX: Final = "allow these credentials to read it (the message names the call), or look in the console"
+_POLICY_FIX: Final = (
+    "allow these credentials what sdctl iam policy --for deploy prints, or look in the console"
+)
 
 
 @dataclass(frozen=True, slots=True)
