@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.parsers import ResponseParserError
 
 from sdctl_agent.errors import TransientError
 
@@ -20,7 +21,8 @@ CONNECT_TIMEOUT_SECONDS = 3.0
 READ_TIMEOUT_SECONDS = {"s3": 60.0, "sqs": 10.0, "sns": 10.0, "dynamodb": 5.0}
 # A step of S3, SNS, SQS or DynamoDB is tried for this long before the task itself is.
 STEP_SECONDS = 900.0
-AWS_FAILURES = (BotoCoreError, ClientError)
+# The last is no BotoCoreError: what a gateway in between answers need not be what the service speaks.
+AWS_FAILURES = (BotoCoreError, ClientError, ResponseParserError)
 
 T = TypeVar("T")
 

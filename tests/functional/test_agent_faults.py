@@ -412,6 +412,25 @@ def test_s3_and_sns_that_refuse_for_seconds_cost_no_second_run_and_no_crash(
     assert len(agent.logged("step_error")) >= 3
 
 
+@pytest.mark.parametrize("service", ["S3", "SNS", "SQS", "DYNAMODB"])
+def test_a_gateway_that_answers_for_a_service_in_words_of_its_own_repeats_the_step_and_never_the_run(
+    account: Account, runtime: ScriptedRuntime, start_agent: StartAgent, service: str
+) -> None:
+    failures = iter([503, 502, 504])
+    with FaultyProxy(account.endpoint).serve() as proxy:
+        proxy.error_body = b"upstream connect error or disconnect/reset before headers"
+        proxy.fault = lambda method, operation: next(failures, None)
+        agent = start_agent(runtime.url, **{f"AWS_ENDPOINT_URL_{service}": proxy.url})
+        account.submit("dog")
+        result = account.result_of("dog")
+        assert next(failures, None) is None
+        until("the message to be settled", account.is_drained)
+    assert (result["status"], result["attempts"]) == ("completed", 1)
+    assert runtime.started == {"dog": 1}
+    assert not agent.logged("bug")
+    assert not agent.logged("crash")
+
+
 def test_a_claim_whose_answer_is_lost_is_known_again_and_costs_neither_time_nor_an_attempt(
     account: Account, runtime: ScriptedRuntime, start_agent: StartAgent
 ) -> None:

@@ -221,6 +221,7 @@ class FaultyProxy:
     def __init__(self, target: str) -> None:
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.lose: Callable[[str, str], int | None] = lambda method, path: None
+        self.error_body = b"<Error><Code>InternalError</Code></Error>"
         self.rewrite: Callable[[str, bytes], bytes] = lambda operation, body: body
         owner = self
 
@@ -237,7 +238,7 @@ class FaultyProxy:
                 status = owner.fault(self.command, operation)
                 body = owner.rewrite(operation, body)
                 if status is not None:
-                    self.answer(status, {}, b"<Error><Code>InternalError</Code></Error>")
+                    self.answer(status, {}, owner.error_body)
                     return
                 headers = {k: v for k, v in self.headers.items() if k.lower() not in PER_HOP}
                 request = urllib.request.Request(

@@ -11,8 +11,10 @@ from typing import Any, Final
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-AWS_ERRORS: Final = (ClientError, BotoCoreError)
+# The last is no BotoCoreError: what a gateway in between answers need not be what the service speaks.
+AWS_ERRORS: Final = (ClientError, BotoCoreError, ResponseParserError)
 
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Programming.Errors.html and S3's SlowDown
 _THROTTLE_CODES: Final = frozenset(
