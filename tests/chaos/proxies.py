@@ -9,28 +9,69 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import random
+import time
+import urllib.parse
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
 HOP_HEADERS = {"connection", "transfer-encoding", "content-length", "host", "expect", "content-encoding"}
 FAULTS = ("error-before", "error-after", "reset-before", "reset-after", "throttle", "slow")
+# How often a throttling burst begins with a call, how long it lasts, and the share of calls it refuses.
+BURST_RATE, BURST_SECONDS, BURST_SHARE = 0.001, (1.0, 5.0), 0.6
+
+
+def told_task(request: web.Request, body: bytes) -> tuple[str, str] | None:
+    """Tell the task of a publish (`publish`) or of the record that it was published (`record`)."""
+    target = request.headers.get("x-amz-target", "")
+    if target.endswith("UpdateItem"):
+        document = json.loads(body)
+        is_record = document.get("ExpressionAttributeValues", {}).get(":notified") == {"BOOL": True}
+        return ("record", document["Key"]["id"]["S"]) if is_record else None
+    if request.method == "POST" and not target:
+        form = urllib.parse.parse_qs(body.decode("utf-8", "replace"))
+        if form.get("Action") == ["Publish"]:
+            return "publish", json.loads(form["Message"][0])["id"]
+    return None
 
 
 class AwsProxy:
     """Passes AWS calls on, failing some before and some after they took effect."""
 
-    def __init__(self, target: str, rate: float, seed: int) -> None:
+    def __init__(self, target: str, rate: float, seed: int, journal: Path) -> None:
         self.target = target
         self.rate = rate
         self.random = random.Random(seed)
-        self.counts: dict[str, int] = {}
+        self.journal = journal.open("a", buffering=1)
+        self.burst_until = 0.0
         self.session: aiohttp.ClientSession | None = None
 
+    def choose(self) -> str:
+        """Choose what goes wrong with a call, or nothing."""
+        now = time.monotonic()
+        if self.random.random() < BURST_RATE:
+            self.burst_until = now + self.random.uniform(*BURST_SECONDS)
+        if now < self.burst_until and self.random.random() < BURST_SHARE:
+            return "throttle"
+        return self.random.choice(FAULTS) if self.random.random() < self.rate else ""
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        fault = self.random.choice(FAULTS) if self.random.random() < self.rate else ""
-        self.counts[fault] = self.counts.get(fault, 0) + 1
+        fault, body = self.choose(), await request.read()
+        told = told_task(request, body)
+        answer = await self.answer(request, fault)
+        if told is not None:
+            took_effect = fault in ("", "slow", "error-after", "reset-after")
+            entry = {
+                "operation": told[0], "id": told[1], "fault": fault, "took_effect": took_effect,
+                "time": time.time(),
+            }  # fmt: skip
+            self.journal.write(json.dumps(entry) + "\n")
+        return answer
+
+    async def answer(self, request: web.Request, fault: str) -> web.StreamResponse:
         if fault == "slow":
             await asyncio.sleep(self.random.uniform(0.05, 1.5))
         elif fault == "reset-before":
@@ -118,7 +159,7 @@ class RuntimeProxy:
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    aws = AwsProxy(arguments.aws_target, arguments.aws_rate, arguments.seed)
+    aws = AwsProxy(arguments.aws_target, arguments.aws_rate, arguments.seed, arguments.journal)
     app = web.Application(client_max_size=200 * 1024 * 1024)
     app.router.add_route("*", "/{path:.*}", aws.handle)
     runner = web.AppRunner(app, access_log=None)
@@ -141,6 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--aws-port", type=int, required=True)
     parser.add_argument("--aws-target", required=True)
+    parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--aws-rate", type=float, default=0.02)
     parser.add_argument("--runtime", action="append", default=[], help="LISTEN=TARGET ports")
     parser.add_argument("--runtime-rate", type=float, default=0.02)
