@@ -65,6 +65,18 @@ class Claim:
     is_ending: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod: `problem` says in Kubernetes' words why it does not run, empty where nothing is wrong yet."""
+
+    name: str
+    namespace: str
+    node: str
+    phase: str
+    is_ready: bool
+    problem: str
+
+
 def read_node(found: Mapping[str, Any]) -> Node:
     """Read a Node."""
     metadata, status = _part(found, "metadata"), _part(found, "status")
@@ -124,23 +136,62 @@ def read_claim(found: Mapping[str, Any]) -> Claim:
     )
 
 
+def read_pod(found: Mapping[str, Any]) -> Pod:
+    """Read a Pod."""
+    metadata, status = _part(found, "metadata"), _part(found, "status")
+    return Pod(
+        name=_text(metadata, "name"),
+        namespace=_text(metadata, "namespace"),
+        node=_text(_part(found, "spec"), "nodeName"),
+        phase=_text(status, "phase"),
+        is_ready=has_condition(found, "Ready"),
+        problem=_pod_problem(status),
+    )
+
+
+# Reasons of a container that waits for something that comes by itself.
+_WAITING_WELL: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+
+
+def _pod_problem(status: Mapping[str, Any]) -> str:
+    """Find out why a pod does not run: no node takes it, or a container does not start or stay."""
+    for condition in _items(status, "conditions"):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            return _because("no node takes it", _text(condition, "message"))
+    for container in (*_items(status, "initContainerStatuses"), *_items(status, "containerStatuses")):
+        waiting = _part(_part(container, "state"), "waiting")
+        reason = _text(waiting, "reason")
+        if reason in _WAITING_WELL:
+            continue
+        last = _part(_part(container, "lastState"), "terminated")
+        ended = f"{_text(last, 'reason')}, exit code {_number(last, 'exitCode')}" if last else ""
+        return _because(f"{_text(container, 'name')}: {reason}", ended or _text(waiting, "message"))
+    return _because(_text(status, "reason"), _text(status, "message")) if _text(status, "reason") else ""
+
+
+def _because(what: str, why: str) -> str:
+    return f"{what} ({why})" if why else what
+
+
 def has_condition(found: Mapping[str, Any], name: str) -> bool:
     """Tell whether a condition of an object's status is true."""
-    conditions = _part(found, "status").get("conditions")
-    return any(
-        isinstance(one, dict) and one.get("type") == name and one.get("status") == "True"
-        for one in (conditions if isinstance(conditions, list) else [])
-    )
+    conditions = _items(_part(found, "status"), "conditions")
+    return any(one.get("type") == name and one.get("status") == "True" for one in conditions)
 
 
 def moment(text: str) -> datetime | None:
     """Read a time as Kubernetes writes it, `2026-11-22T10:00:00Z`; None where there is none."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) if text else None
+    return datetime.fromisoformat(text).astimezone(UTC) if text else None
 
 
 def _part(found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = found.get(name)
     return value if isinstance(value, dict) else {}
+
+
+def _items(found: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    value = found.get(name)
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _text(found: Mapping[str, Any], name: str) -> str:

@@ -106,7 +106,7 @@ def test_a_release_is_installed_left_alone_upgraded_and_uninstalled(api: Kuberne
 def test_a_failing_upgrade_goes_back_to_what_ran(api: KubernetesApi, helm: Helm) -> None:
     helm.install(GOOD, timeout_seconds=20)
     with pytest.raises(ToolError, match=r"helm could not install web: .*deadline exceeded") as caught:
-        helm.install(BROKEN, timeout_seconds=2)
+        helm.install(BROKEN, timeout_seconds=1)
     assert (image(api), statuses(helm)) == ("web:1", ["superseded", "failed", "deployed"])
     assert caught.value.hint == "its pods did not become ready: see `kubectl -n farm get pods,events`"
     assert "deadline exceeded" in caught.value.stderr_tail
@@ -118,7 +118,7 @@ def test_a_failing_upgrade_goes_back_to_what_ran(api: KubernetesApi, helm: Helm)
 @only_helm_4
 def test_a_failing_installation_leaves_nothing(api: KubernetesApi, helm: Helm) -> None:
     with pytest.raises(ToolError, match="helm could not install web"):
-        helm.install(BROKEN, timeout_seconds=2)
+        helm.install(BROKEN, timeout_seconds=1)
     assert api.objects("Deployment") + api.objects("Secret") == []
     assert helm.install(GOOD, timeout_seconds=20) is Outcome.INSTALLED
 
