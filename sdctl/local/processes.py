@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -95,12 +95,9 @@ def operation(path: Path) -> Iterator[None]:
     Raises:
         ConflictError: another one holds it.
     """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     while True:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            continue  # the last holder has just removed the folder
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file(path, handle):  # else its last holder has just removed it
@@ -116,8 +113,6 @@ def operation(path: Path) -> Iterator[None]:
     finally:
         path.unlink()
         os.close(handle)
-        with suppress(OSError):  # the folder of another deployment's state stays
-            path.parent.rmdir()
 
 
 def _is_file(path: Path, handle: int) -> bool:

@@ -112,7 +112,8 @@ class LocalTarget:
 
     def operation(self) -> AbstractContextManager[None]:
         """Hold the target for one deploy or destroy; ConflictError where another one is in progress."""
-        return processes.operation(self.state.root.with_name(f".{self.state.root.name}.lock"))
+        # Beside the folder that goes with its last deployment, not in it.
+        return processes.operation(self.state.root.parent.with_name(f".{self.state.root.name}.lock"))
 
     def access(self) -> AwsAccess:
         """Return how to speak to the emulator, whether it runs or not.

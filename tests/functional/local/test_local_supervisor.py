@@ -295,7 +295,7 @@ def test_only_one_deploy_or_destroy_at_a_time_and_its_lock_is_gone_afterwards(ot
         pass
     with other.operation():
         pass
-    assert not list(other.state.root.parent.glob(".*lock"))
+    assert not list(other.state.root.parent.parent.glob("**/.*lock"))
 
 
 def test_many_who_want_the_same_operation_never_hold_it_together(tmp_path: Path) -> None:
