@@ -21,6 +21,7 @@ PERMISSIONS: Final = Topic(
 _CHINA: Final = Topic("china", "what lies outside of China is slow or out of reach there")
 _SHOWN_ACTIONS: Final = 8
 _CONNECT: Final = "check the network, the proxy (HTTPS_PROXY) and the region's name"
+_NOT_ENABLED: Final = "a region that the account has not enabled answers the same: aws account enable-region"
 _SIGN_IN: Final = "sign in (aws configure, or aws sso login), or name another profile with --profile"
 
 
@@ -66,7 +67,7 @@ def _region(facts: AwsFacts) -> Check:
 def _credentials(facts: AwsFacts) -> Check:
     identity = facts.identity
     if isinstance(identity, Unknown):
-        return CREDENTIALS.fail(identity.reason, _CONNECT if identity.is_unreachable else _SIGN_IN)
+        return CREDENTIALS.fail(identity.reason, _way_in(identity))
     found = f"{identity.arn} in account {identity.account}"
     if identity.kind == "federated":
         return CREDENTIALS.fail(
@@ -84,6 +85,12 @@ def _credentials(facts: AwsFacts) -> Check:
         )
     role = f" (role {identity.principal_arn})" if identity.kind == "role" else ""
     return CREDENTIALS.ok(f"{found}{role}")
+
+
+def _way_in(problem: Unknown) -> str:
+    if problem.is_unreachable:
+        return _CONNECT
+    return f"{_SIGN_IN}; {_NOT_ENABLED}" if problem.is_unknown_key else _SIGN_IN
 
 
 def _service_role(facts: AwsFacts, needs: Sequence[RuntimeNeed], service: str, role: str) -> Check:

@@ -142,8 +142,11 @@ def helm_check(tools: ToolFacts, version: str, facts: AwsFacts | None) -> Check:
     if isinstance(found, Unknown):
         return HELM.fail(f"{tools.helm_path} does not work: {found.reason}", install)
     said = f"helm {found} ({tools.helm_path})"
+    newest = versions.numbers(versions.HELM_VERSION)[0]
     if versions.numbers(found) < versions.numbers(versions.OLDEST_HELM):
         return HELM.fail(f"{said} is older than {versions.OLDEST_HELM}", install)
+    if versions.numbers(found)[0] > newest:
+        return HELM.fail(f"{said}: helm {newest} is the newest that this sdctl drives", install)
     if versions.helm_fits(found, version) is False:
         return HELM.warn(f"{said} was not made for Kubernetes {version}", install)
     is_3 = versions.numbers(found)[0] == 3

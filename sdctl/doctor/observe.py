@@ -25,7 +25,7 @@ from sdctl.clients.s3 import S3
 from sdctl.clients.ssm import Ssm
 from sdctl.config.model import Config
 from sdctl.doctor import needs as wanted
-from sdctl.doctor.facts import AwsFacts, Unknown
+from sdctl.doctor.facts import NO_ANSWER, AwsFacts, Unknown
 from sdctl.doctor.needs import (
     MODELS_FOLDER,
     RuntimeNeed,
@@ -43,14 +43,6 @@ READ_SECONDS: Final = 8.0
 # EC2 scores a choice of fewer types as hopeless, whatever there is:
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-placement-score.html
 MIN_SCORED_TYPES: Final = 3
-_DENIED_CODES: Final = frozenset({
-    "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403",
-})  # fmt: skip
-# botocore's own errors where no answer came; `aws_errors` keeps their names as the code.
-_UNREACHABLE_CODES: Final = frozenset({
-    "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
-    "ProxyConnectionError", "SSLError",
-})  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -66,8 +58,7 @@ class _Slot:
         try:
             self.value = self.read()
         except SdctlError as error:
-            code = getattr(error, "aws_code", "")
-            self.value = Unknown(error.message, code in _DENIED_CODES, code in _UNREACHABLE_CODES)
+            self.value = Unknown(error.message, getattr(error, "aws_code", ""))
         except Exception as bug:  # noqa: BLE001 - carried to the thread that waits, and raised there
             self.bug = bug
         self.done.set()
@@ -89,7 +80,7 @@ def read_all(
     found: dict[str, Any] = {}
     for name, slot in slots.items():
         if not slot.done.wait(max(0.0, deadline - monotonic())):
-            found[name] = Unknown(f"there was no answer within {timeout_seconds:g} s", is_unreachable=True)
+            found[name] = Unknown(f"there was no answer within {timeout_seconds:g} s", NO_ANSWER)
         elif slot.bug is not None:
             raise slot.bug
         else:

@@ -20,7 +20,7 @@ ACCOUNT = "123456789012"
 REGION = "us-west-2"
 TODAY = date(2026, 11, 22)
 MODEL = "v1-5-pruned-emaonly.safetensors"
-DENIED = Unknown("could not look: not authorized (AccessDenied)", is_denied=True)
+DENIED = Unknown("could not look: not authorized (AccessDenied)", "AccessDenied")
 TYPES = ("g5.2xlarge", "g6.2xlarge")
 SYSTEM = "m7g.large"
 

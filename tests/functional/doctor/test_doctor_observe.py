@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.ec2 import Ec2
 from sdctl.clients.iam import Identity, Wish
-from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NO_ANSWER, NOT_READ, AwsFacts, Unknown
 from sdctl.doctor.needs import runtime_needs
 from sdctl.doctor.observe import observe_aws, read_all
 from sdctl.errors import AwsError, NotFoundError
@@ -164,7 +164,7 @@ def test_one_read_that_hangs_costs_its_own_answer_only() -> None:
     found = read_all({"slow": release.wait, "quick": lambda: 7}, timeout_seconds=0.2)
     release.set()
     assert found["quick"] == 7
-    assert found["slow"] == Unknown("there was no answer within 0.2 s", is_unreachable=True)
+    assert found["slow"] == Unknown("there was no answer within 0.2 s", NO_ANSWER)
 
 
 def test_reads_run_at_once() -> None:
@@ -194,7 +194,9 @@ def test_a_failed_read_is_a_fact(error: Exception, is_denied: bool, is_unreachab
     def fail() -> None:
         raise error
 
-    assert read_all({"x": fail}) == {"x": Unknown("no", is_denied, is_unreachable)}
+    fact = read_all({"x": fail})["x"]
+    assert isinstance(fact, Unknown)
+    assert (fact.reason, fact.is_denied, fact.is_unreachable) == ("no", is_denied, is_unreachable)
 
 
 def test_a_bug_in_a_read_is_not_taken_for_an_answer() -> None:

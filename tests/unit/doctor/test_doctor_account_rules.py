@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sdctl.clients.iam import Denied, Identity
 from sdctl.doctor.check import Check, console, has_failed
-from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NO_ANSWER, NOT_READ, AwsFacts, Unknown
 from sdctl.doctor.needs import SERVICE_ROLES
 from sdctl.doctor.rules import judge_aws
 from support.doctor import (
@@ -59,8 +62,16 @@ def test_the_same_checks_are_made_with_and_without_credentials() -> None:
 
 
 def test_where_aws_cannot_be_reached_the_network_is_named() -> None:
-    facts = replace(healthy(), identity=Unknown("no answer", is_unreachable=True))
-    assert "proxy" in judged(facts=facts)["credentials"].fix
+    for code in (NO_ANSWER, "EndpointConnectionError"):
+        facts = replace(healthy(), identity=Unknown("no answer", code))
+        assert "proxy" in judged(facts=facts)["credentials"].fix
+
+
+def test_a_key_that_aws_does_not_know_may_just_be_in_a_region_that_is_not_enabled() -> None:
+    facts = replace(healthy(), identity=Unknown("invalid", "InvalidClientTokenId"))
+    fix = judged(facts=facts)["credentials"].fix
+    assert "--profile" in fix
+    assert "enable-region" in fix
 
 
 def test_without_a_region_only_the_machine_is_judged() -> None:
@@ -159,7 +170,8 @@ def test_console_addresses_are_those_of_the_partition() -> None:
         ({"helm_version": Unknown("it crashed")}, "fail", "it crashed"),
         ({"helm_version": "3.9.4"}, "fail", "older than"),
         ({"helm_version": "3.19.0"}, "warn", "not made for Kubernetes 1.36"),
-        ({"helm_version": "9.0.0"}, "pass", "helm 9.0.0"),
+        ({"helm_version": "4.9.0"}, "pass", "helm 4.9.0"),
+        ({"helm_version": "5.0.0"}, "fail", "helm 4 is the newest"),
         ({"runs_programs": False, "platform": "windows-amd64"}, "fail", "windows-amd64"),
     ],
 )
@@ -184,3 +196,32 @@ def test_a_missing_helm_is_installed_where_one_with_a_known_hash_exists(can_inst
 def test_a_helm_that_does_not_run_names_its_path() -> None:
     tools = replace(HELM, helm_path=Path("/x/helm"), helm_version=Unknown("no"))
     assert "/x/helm" in judged(tools=tools)["helm"].found
+
+
+OPTIONAL = [one.name for one in fields(AwsFacts) if one.name not in ("region", "partition", "today")]
+
+
+def without(facts: AwsFacts, names: Iterable[str]) -> AwsFacts:
+    """Make facts unknown; of a table, each of its entries."""
+    changes: dict[str, Any] = {}
+    for name in names:
+        value = getattr(facts, name)
+        tables = ("quotas", "stacks", "buckets", "service_roles", "snapshots")
+        changes[name] = () if name == "known_regions" else DENIED
+        if name in tables:
+            changes[name] = dict.fromkeys(value, DENIED)
+    return replace(facts, **changes)
+
+
+@given(st.sets(st.sampled_from(OPTIONAL)), st.sampled_from(["single", "perZone", "none"]))
+def test_no_combination_of_unknown_facts_stops_the_rules_or_makes_a_check_vanish(
+    names: set[str], nat_mode: str
+) -> None:
+    wanted = config(
+        network={"natMode": nat_mode},
+        modelsRuntime=[runtime({"karpenter": {"nodeTemplate": {"dataVolume": {"snapshotID": "snap-1"}}}})],
+    )
+    facts = healthy(wanted, placement_scores={"usw2-az1": 9})
+    checks = judged(wanted, without(facts, names))
+    assert checks.keys() == judged(wanted, facts).keys()
+    assert all(bool(check.fix) == (check.result != "pass") for check in checks.values())
