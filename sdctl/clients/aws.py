@@ -175,6 +175,8 @@ def error_code(error: Exception) -> str:
 
 def _translated(error: Any, action: str) -> AwsError | NotFoundError | ConflictError:
     code, text = error_code(error), str(error.response.get("Error", {}).get("Message", "")).strip()
+    if text[:9].lower().startswith(("<html", "<!doctype")):
+        text = "what answered is not AWS, but a page"
     message = f"could not {action}: {text or 'no reason given'} ({code})"
     if code in _NOT_FOUND_CODES or code.removesuffix("Exception").endswith("NotFound"):
         return NotFoundError(message)

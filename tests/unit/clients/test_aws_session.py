@@ -68,6 +68,12 @@ def test_an_answer_that_is_not_awss_is_an_error_without_its_page() -> None:
     assert "PROXY" in error.hint
 
 
+def test_a_page_in_place_of_a_reason_is_not_shown() -> None:
+    assert translated(client_error("502", "<!DOCTYPE html><h1>Bad gateway</h1>")).message == (
+        "could not do it: what answered is not AWS, but a page (502)"
+    )
+
+
 def test_an_error_of_ours_passes_through() -> None:
     with pytest.raises(KeyError), aws_errors("do it"):
         raise KeyError("x")
