@@ -106,6 +106,7 @@ async def serve(settings: EmulatorSettings, folder: StateFolder) -> None:
         loop.add_signal_handler(number, stop.set)
     hooks.wake_long_polls(pulse)
     hooks.shorten_lambda_log_waits()
+    hooks.bound_log_streams()
 
     def on_change() -> None:
         pulse.ring()

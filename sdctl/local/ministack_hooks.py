@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ministack import app as ministack_app
 from ministack.core import lambda_runtime, persistence
-from ministack.services import sqs
+from ministack.services import cloudwatch_logs, sqs
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 # until a line is the last one, at most. Its own values, 50, 5 and 250 ms, delay every call; a line that
 # comes later is collected with the next call.
 _LOG_WAITS_SECONDS: Final = (0.001, 0.001, 0.05)
+
+# Events that a log stream keeps: the state of all streams is written whole, again and again.
+KEPT_LOG_EVENTS: Final = 2_000
 
 application = ministack_app.app
 
@@ -72,6 +75,19 @@ def shorten_lambda_log_waits() -> None:
     if len(drain.__defaults__ or ()) != len(_LOG_WAITS_SECONDS):
         raise RuntimeError("this ministack waits for log lines in another way; use the pinned version")
     drain.__defaults__ = _LOG_WAITS_SECONDS
+
+
+def bound_log_streams() -> None:
+    """Let each log stream forget its oldest events, which ministack keeps for ever."""
+    append = cloudwatch_logs._append_log_events
+
+    def append_and_forget(stream: dict[str, Any], events: list[dict[str, Any]]) -> None:
+        append(stream, events)  # type: ignore[no-untyped-call]
+        with cloudwatch_logs._log_events_lock:
+            if len(stream["events"]) > 2 * KEPT_LOG_EVENTS:
+                stream["events"] = stream["events"][-KEPT_LOG_EVENTS:]
+
+    vars(cloudwatch_logs)["_append_log_events"] = append_and_forget
 
 
 def snapshot() -> dict[str, Any]:

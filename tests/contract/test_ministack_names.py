@@ -25,6 +25,15 @@ pulse = hooks.Pulse()
 hooks.wake_long_polls(pulse)
 assert sqs.asyncio.sleep == pulse.sleep and sqs.asyncio.gather
 assert persistence.STATE_DIR == str(folder.emulator_state) and persistence.PERSIST_STATE
+hooks.bound_log_streams()
+from ministack.services import cloudwatch_logs
+stream = {"events": [], "firstEventTimestamp": None, "lastEventTimestamp": None, "lastIngestionTime": None}
+for number in range(3 * hooks.KEPT_LOG_EVENTS):
+    event = {"timestamp": number, "message": str(number), "ingestionTime": number}
+    cloudwatch_logs._append_log_events(stream, [event])
+kept = [event["timestamp"] for event in stream["events"]]
+assert hooks.KEPT_LOG_EVENTS <= len(kept) <= 2 * hooks.KEPT_LOG_EVENTS, len(kept)
+assert kept[-1] == 3 * hooks.KEPT_LOG_EVENTS - 1 and kept == sorted(kept)
 states = hooks.snapshot()
 assert "sqs" in states, states
 folder.emulator_state.mkdir(parents=True)
