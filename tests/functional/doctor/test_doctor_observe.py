@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import date
+from pathlib import Path
 from threading import Event
 
 import pytest
@@ -19,6 +20,7 @@ from sdctl.doctor.facts import NO_ANSWER, NOT_READ, AwsFacts, Unknown
 from sdctl.doctor.needs import runtime_needs
 from sdctl.doctor.observe import observe_aws, read_all
 from sdctl.errors import AwsError, NotFoundError
+from support.cli import run
 from support.doctor import HELM, MODEL, TODAY, config, provisioner, runtime
 
 from sdctl.doctor.rules import judge_aws  # isort: skip
@@ -119,6 +121,26 @@ def test_an_existing_network_is_read_by_its_subnets_and_missing_ones_are_left_ou
     assert not isinstance(facts.subnets, Unknown)
     assert [one.id for one in facts.subnets] == [first["SubnetId"]]
     assert facts.vpc_count == NOT_READ
+
+
+def test_the_command_looks_at_an_account_with_all_that_a_deploy_needs_to_be_allowed(
+    server: str, aws: Aws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = aws.access
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", str(key.access_key))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", str(key.secret_key))
+    ran = run("doctor", "-R", REGION, "-n", "another", "-o", "json")
+    checks = {check["id"]: check for check in ran.document["checks"]}
+    assert "user/admin" in checks["credentials"]["found"]
+    for name in ("zones", "instance-offers", "vpc-headroom", "stacks", "asset-bucket", "cluster"):
+        assert checks[name]["result"] == "pass", checks[name]
+    # The emulator cannot simulate: that is said, with what was tried.
+    assert checks["permissions"]["result"] == "warn"
+    assert "simulate the permissions" in checks["permissions"]["found"]
+    assert checks["node-image"]["result"] == "fail"
+    assert ran.code == 5
 
 
 def test_a_snapshot_that_is_not_in_the_region_is_none(aws: Aws) -> None:

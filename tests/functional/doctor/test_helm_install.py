@@ -21,6 +21,7 @@ from sdctl.clients import helm_binary
 from sdctl.clients.helm_binary import find_helm, helm_version, install_helm, platform_name
 from sdctl.errors import NotFoundError, ToolError
 from sdctl.versions import HELM_ARCHIVES, HelmArchive
+from support import helm_tools
 
 PLATFORM = "linux-amd64"
 HELM = b"#!/bin/sh\necho v4.3.1+g0123456\n"
@@ -217,6 +218,11 @@ def test_a_helm_is_asked_for_its_version(tmp_path: Path) -> None:
     path.write_bytes(HELM)
     path.chmod(0o755)
     assert helm_version(path, ENVIRONMENT) == "4.3.1"
+
+
+@pytest.mark.parametrize(("major", "version"), [(3, "3.19.0"), (4, "4.3.1")])
+def test_the_real_helm_is_asked_for_its_version(major: int, version: str) -> None:
+    assert helm_version(helm_tools.helm(major), ENVIRONMENT) == version
 
 
 @pytest.mark.parametrize(
