@@ -7,14 +7,13 @@ gets in the way, and nothing of ours is left.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -26,8 +25,9 @@ from sdctl.clients.cluster_access import utc_now
 from sdctl.clients.helm_commands import HelmVersion, Listed, Remedy, Revision
 from sdctl.clients.kubeconfig import dump, replace_file
 from sdctl.clients.process import Finished, Programs, child_environment
+from sdctl.clients.registries import RegistryLogin, registry_config
 from sdctl.errors import ConflictError, NotFoundError, ToolError
-from sdctl.releases import Chart, Release
+from sdctl.releases import Release
 
 QUICK_SECONDS: Final = 120
 UPGRADE_SECONDS: Final = 600
@@ -41,15 +41,6 @@ class Outcome(Enum):
     UNCHANGED = "unchanged"
     INSTALLED = "installed"
     UPGRADED = "upgraded"
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryLogin:
-    """How to sign in to one OCI registry; for ECR the user is `AWS`."""
-
-    host: str
-    user: str
-    password: str = field(repr=False)
 
 
 def digest_of(release: Release) -> str:
@@ -119,7 +110,7 @@ class Helm:
         try:
             if self._kubeconfig is not None:
                 replace_file(self._folder / "kubeconfig", dump(dict(self._kubeconfig)))
-            replace_file(self._folder / "registry.json", json.dumps(_registry_config(self._logins)))
+            replace_file(self._folder / "registry.json", json.dumps(registry_config(self._logins)))
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -296,15 +287,3 @@ def _output(done: Finished, action: str, namespace: str) -> str:
     if done.exit_code != 0:
         raise commands.failure(action, done.stderr_tail, namespace=namespace)
     return done.stdout
-
-
-def _registry_config(logins: Sequence[RegistryLogin]) -> dict[str, Any]:
-    """Build the file that `helm registry login` would write."""
-    auths = {
-        login.host: {"auth": base64.b64encode(f"{login.user}:{login.password}".encode()).decode()}
-        for login in logins
-    }
-    return {"auths": auths}
-
-
-__all__ = ["Chart", "Helm", "Outcome", "RegistryLogin", "Release", "digest_of"]

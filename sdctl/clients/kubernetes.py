@@ -18,7 +18,8 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 
-from sdctl.clients.cluster_access import ClusterAccess, TokenSource
+from sdctl.clients.aws import Aws
+from sdctl.clients.cluster_access import ClusterAccess, TokenSource, make_token
 from sdctl.errors import ConflictError, NotFoundError, RemoteError
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 
@@ -91,6 +92,18 @@ class KubernetesError(RemoteError):
         super().__init__(message, hint=hint)
         self.status = status
         self.reason = reason
+
+
+def connect(
+    aws: Aws,
+    access: ClusterAccess,
+    *,
+    environment: Mapping[str, str] | None = None,
+    clock: Clock = REAL_CLOCK,
+) -> Kubernetes:
+    """Return a client that signs in with a session's credentials; nothing is sent yet."""
+    tokens = TokenSource(lambda: make_token(aws, access.stack_name))
+    return Kubernetes(access, tokens, environment=environment, clock=clock)
 
 
 class Kubernetes:

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from sdctl.clients import helm_commands as commands
-from sdctl.clients.helm import Helm, Outcome, RegistryLogin, digest_of
+from sdctl.clients.helm import Helm, Outcome, digest_of
 from sdctl.clients.process import Programs
+from sdctl.clients.registries import RegistryLogin
 from sdctl.errors import ConflictError, ToolError
 from sdctl.releases import Chart, Release
 from support import chart_registry, helm_tools
@@ -123,8 +124,10 @@ def test_a_failing_installation_leaves_nothing(api: KubernetesApi, helm: Helm) -
     assert helm.install(GOOD, timeout_seconds=20) is Outcome.INSTALLED
 
 
-def killed_helm(api: KubernetesApi, program: Path, tmp_path: Path, release: Release, status: str) -> None:
-    """Leave a release pending: start helm on something that never becomes ready, and kill it."""
+def start_helm(
+    api: KubernetesApi, program: Path, tmp_path: Path, release: Release, seconds: int
+) -> subprocess.Popen[bytes]:
+    """Start helm as someone else would: without a way back."""
     kubeconfig, values = tmp_path / "kubeconfig", tmp_path / "values"
     kubeconfig.write_text(json.dumps(kubeconfig_of(api)))
     values.write_text(json.dumps(release.values))
@@ -133,17 +136,33 @@ def killed_helm(api: KubernetesApi, program: Path, tmp_path: Path, release: Rele
             [str(program), "version", "--short"], check=True, capture_output=True, text=True
         ).stdout
     )
-    arguments = commands.upgrade_arguments(release, version, values=values, timeout_seconds=90, digest="x")
-    child = subprocess.Popen(
-        [str(program), *arguments],
+    arguments = commands.upgrade_arguments(
+        release, version, values=values, timeout_seconds=seconds, digest="x"
+    )
+    return subprocess.Popen(
+        [str(program), *(word for word in arguments if word not in ("--atomic", "--rollback-on-failure"))],
         env={"KUBECONFIG": str(kubeconfig), "HOME": str(tmp_path), "PATH": "/bin"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def killed_helm(api: KubernetesApi, program: Path, tmp_path: Path, release: Release, status: str) -> None:
+    """Leave a release pending: start helm on something that never becomes ready, and kill it."""
+    child = start_helm(api, program, tmp_path, release, 90)
     try:
         until(lambda: is_stored_as(api, status))
     finally:
         child.kill()
         child.wait(10)
+
+
+def test_an_installation_of_anothers_that_failed_is_installed_over(
+    api: KubernetesApi, helm: Helm, program: Path, tmp_path: Path
+) -> None:
+    assert start_helm(api, program, tmp_path, BROKEN, 1).wait(30) != 0
+    assert statuses(helm) == ["failed"]
+    assert helm.install(GOOD, timeout_seconds=20) is Outcome.INSTALLED
+    assert (image(api), statuses(helm)) == ("web:1", ["superseded", "deployed"])
 
 
 def test_an_upgrade_that_was_killed_is_taken_back_and_made_again(

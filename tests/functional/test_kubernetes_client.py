@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 import pytest
 
 from sdctl.clients import kubernetes as k8s
+from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cluster_access import ClusterAccess, Token, TokenSource
 from sdctl.clients.kubernetes import Kubernetes, KubernetesError
 from sdctl.clients.kubernetes_objects import read_claim, read_node, read_scaling, read_workload
 from sdctl.errors import ConflictError, NotFoundError, WaitTimeoutError
 from sdctl.polling import Clock
+from support.eks_tokens import is_good
 from support.kubernetes_api import KubernetesApi, make_certificate
 
 FOREVER = datetime.max.replace(tzinfo=UTC)
@@ -268,6 +270,12 @@ def test_a_proxy_of_the_environment_is_used_unless_told_otherwise(
         thread.join(10)
     assert seen[0].startswith(b"CONNECT 127.0.0.1:")
     with Kubernetes(access(api), tokens(), environment=env | {"NO_PROXY": "127.0.0.1"}) as client:
+        assert client.server_version() == "1.36"
+
+
+def test_a_connected_client_signs_in_with_the_sessions_credentials(api: KubernetesApi) -> None:
+    api.authenticate = lambda token: is_good(token, "farm")
+    with k8s.connect(Aws(AwsAccess(region="us-west-2")), access(api)) as client:
         assert client.server_version() == "1.36"
 
 

@@ -198,11 +198,9 @@ class KubernetesApi:
             is_inside = not namespace or metadata.get("namespace") == namespace
             if of == kind and is_inside and matches(found, labels, fields):
                 queue.put_nowait({"type": event, "object": copy.deepcopy(found)})
-        if event == "ADDED" or (
-            event == "MODIFIED"
-            and found.get("status", {}).get("observedGeneration", metadata["generation"])
-            != metadata["generation"]
-        ):
+        observed = found.get("status", {}).get("observedGeneration")
+        is_behind = kind.kind == "Deployment" and observed != metadata["generation"]
+        if event == "ADDED" or (event == "MODIFIED" and is_behind):
             key = (kind, metadata.get("namespace", ""), metadata["name"])
             task = self._loop.create_task(self._settle(key))
             self._tasks.add(task)
