@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sdctl import prices
 from sdctl.clients.aws import Aws, aws_errors
+from sdctl.clients.ec2 import Ec2
 from sdctl.errors import AwsError
 from sdctl.prices import Price, Unit
 
@@ -54,7 +55,7 @@ class Pricing:
 
     def __init__(self, aws: Aws) -> None:
         """Use the session's credentials; the client is made on first use."""
-        self._region = aws.region
+        self._region, self._home = aws.region, aws
         self._aws = Aws(replace(aws.access, region=served_from(aws.region)))
         self._known: dict[str, Price | None] = {}
 
@@ -67,6 +68,23 @@ class Pricing:
     def product(self, name: str) -> Price | None:
         """Return the price of one of the names of `sdctl.prices`, or None where the region has none."""
         return self._price(name, _PRODUCTS[name])
+
+    def prices(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Price]:
+        """Return prices by (name, zone): a product's or an instance type's, on spot where a zone is given.
+
+        What has no price is left out.
+        """
+        listed = tuple(keys)
+        spot_types = sorted({name for name, zone in listed if zone})
+        spot = Ec2(self._home).spot_prices(spot_types) if spot_types else {}
+        currency = "CNY" if self._region.startswith("cn-") else "USD"
+        found: dict[tuple[str, str], Price | None] = {}
+        for name, zone in listed:
+            if not zone:
+                found[name, zone] = self.product(name) if name in _PRODUCTS else self.instance(name)
+            elif (name, zone) in spot:
+                found[name, zone] = Price(spot[name, zone], currency, source="spot price now")
+        return {key: price for key, price in found.items() if price is not None}
 
     def _price(self, name: str, product: _Product) -> Price | None:
         if name not in self._known:

@@ -89,6 +89,18 @@ _DEPLOY: Final = (
     _s3("PutObject", "asset objects"),
     *_DOCTOR,
 )  # fmt: skip
+# What is left at the end, and what it costs.
+INVENTORY: Final = (
+    *_calls(
+        "ec2", "anything here", "DescribeAddresses", "DescribeInstances", "DescribeNatGateways",
+        "DescribeSnapshots", "DescribeSpotPriceHistory", "DescribeVolumes", "DescribeVpcEndpoints",
+    ),
+    *_calls("iam", "anything", "ListRoles"),
+    *_calls("logs", "anything here", "DescribeLogGroups"),
+    *_calls("pricing", "anything", "GetProducts"),
+    _s3("ListBuckets", "anything", "ListAllMyBuckets"),
+    Call("resourcegroupstaggingapi", "GetResources", ("anything here",), ("tag:GetResources",)),
+)  # fmt: skip
 _DESTROY: Final = (
     *_WHO,
     *_READ_STACKS,
@@ -98,6 +110,7 @@ _DESTROY: Final = (
     _s3("DeleteObjects", "asset objects", "DeleteObject", "DeleteObjectVersion"),
     # The output bucket goes only when it is empty: S3 itself refuses otherwise.
     _s3("DeleteBucket", ("asset bucket", "output bucket")),
+    *INVENTORY,
 )
 _SUBMIT: Final = (
     *_calls("sns", "input topic", "Publish"),

@@ -19,6 +19,7 @@ from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cloudformation import CloudFormation
 from sdctl.clients.iam import wishes_of
 from sdctl.clients.quotas import Quotas
+from sdctl.clients.tagging import Tagging
 from sdctl.config.model import Config
 from sdctl.deploy.executor import LOCAL_PACE, Executor
 from sdctl.deploy.planner import observe, observe_stack, plan_deploy
@@ -28,7 +29,7 @@ from sdctl.doctor.facts import Unknown
 from sdctl.doctor.needs import VPCS, runtime_needs
 from sdctl.doctor.observe import observe_aws
 from sdctl.errors import AwsError, DeployFailedError
-from sdctl.iam.calls import CALLS, Purpose
+from sdctl.iam.calls import CALLS, INVENTORY, Purpose
 from sdctl.iam.policy import policy, split, stacks_of
 from sdctl.iam.scopes import Place, Scopes
 from sdctl.tasks.publish import publish
@@ -268,7 +269,13 @@ def test_a_destroyer_takes_everything_down_and_is_allowed_nothing_more(
     assert observe_stack(root, "gone").front is None
     buckets = {bucket["Name"] for bucket in root.client("s3").list_buckets()["Buckets"]}
     assert outputs["OutputS3Bucket"] not in buckets
+    left = [one for one in Tagging(destroyer.aws).left("gone") if one.is_seen]
+    assert [one.type for one in left] == ["s3:bucket"]
+    assert left[0].id.startswith("gone-model-bucket-")
     assert destroyer.denied_by_our_own_evaluator() == []
-    assert destroyer.recorder.operations == {(call.service, call.operation) for call in CALLS["destroy"]}
+    # What only an inventory of machines and prices calls is proven beside it.
+    listed = {(call.service, call.operation) for call in CALLS["destroy"]}
+    assert destroyer.recorder.operations <= listed
+    assert listed - destroyer.recorder.operations <= {(call.service, call.operation) for call in INVENTORY}
     with pytest.raises(AwsError, match="not authorized"):
         destroyer.deploy(config)

@@ -140,12 +140,16 @@ class Recorder:
                 yield "s3:ListAllMyBuckets", "*"
             case "s3":
                 yield from self._asked_of_s3(operation, params, f"{prefix}:s3:::{params['Bucket']}")
-            case "ec2" | "lambda" | "logs":
+            case "ec2" | "lambda" | "logs" | "pricing":
                 yield f"{service}:{operation}", "*"
+            case "resourcegroupstaggingapi":
+                yield f"tag:{operation}", "*"
             case "eks" if operation == "DescribeClusterVersions":
                 yield "eks:DescribeClusterVersions", "*"
             case "eks":
                 yield f"eks:{operation}", f"{prefix}:eks:{self._region}:{account}:cluster/{params['name']}"
+            case "iam" if operation == "ListRoles":
+                yield "iam:ListRoles", "*"
             case "iam" if operation == "SimulatePrincipalPolicy":
                 yield f"iam:{operation}", params["PolicySourceArn"]
             case "iam":

@@ -28,6 +28,7 @@ ALLOWED = {
     "render": {"config", "assets", "task_record", "versions", "releases"} | FOUNDATION,
     "clients": {"polling", "prices", "versions", "releases"} | FOUNDATION,
     "prices": set(),
+    "inventory": {"clients", "prices"},
     "deploy": {
         "render", "config", "clients", "polling", "assets", "task_record", "versions", "releases",
     } | FOUNDATION,

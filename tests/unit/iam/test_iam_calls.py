@@ -29,18 +29,16 @@ def operations(service: str) -> dict[str, str]:
 
 
 def made_in(path: Path) -> Iterator[tuple[str, str]]:
-    """Find the calls of a module: methods, and names given to paginators, of the clients that it makes."""
+    """Find the calls of a module: methods of its clients, or their names as text, as paginators take them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     services, names = set(), set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            texts = [one.value for one in node.args if isinstance(one, ast.Constant)]
-            if node.func.attr == "client" and texts:
-                services.add(str(texts[0]))
-            else:
-                names |= {node.func.attr, *(one for one in texts if isinstance(one, str))}
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "client":
+            services |= {str(one.value) for one in node.args if isinstance(one, ast.Constant)}
         elif isinstance(node, ast.Attribute):
             names.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)
     for service in services:
         known = operations(service)
         yield from ((service, known[name]) for name in names if name in known)
