@@ -13,6 +13,8 @@ from sdctl.deployments import home
 from sdctl.errors import ExitCode
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from sdctl.clients.iam import Identity, Wish
     from sdctl.config.model import Config
     from sdctl.doctor.check import Check
@@ -27,7 +29,8 @@ _ATTEMPTS: Final = 2
 def doctor(
     *,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Install helm first, its hash checked, into sdctl's own folder.")
+        bool,
+        typer.Option("--fix", help="Where helm is missing or unfit, install it first, its hash checked."),
     ] = False,
     bucket: Annotated[
         str | None, typer.Option("--bucket", "-b", metavar="NAME", help="The bucket that holds the models.")
@@ -48,7 +51,7 @@ def doctor(
     for warning in loaded.warnings:
         output.warn(warning)
     if fix and options.target != _LOCAL:
-        _install_helm()
+        _install_helm(loaded.config)
     checks = examine(loaded.config)
     output.result({"checks": [check.as_dict() for check in checks]}, lambda: _text(checks))
     from sdctl.doctor.check import has_failed
@@ -69,8 +72,6 @@ def examine(config: Config) -> list[Check]:
 
 
 def _examine_aws(config: Config, state: Path) -> list[Check]:
-    from datetime import UTC, datetime
-
     from sdctl.clients.aws import Aws, AwsAccess
     from sdctl.doctor.machine import observe_tools
     from sdctl.doctor.needs import runtime_needs
@@ -82,17 +83,17 @@ def _examine_aws(config: Config, state: Path) -> list[Check]:
     needs = runtime_needs(config, _chart_values())
     region = options.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
     if not region:
-        return judge_aws(config, needs, tools, None)
+        return judge_aws(config, needs, tools, None, today=_today())
     output.note(f"looking at {region}…")
     access = AwsAccess(
         region, options.profile, connect_timeout_seconds=_CONNECT_SECONDS,
         read_timeout_seconds=_READ_SECONDS, max_attempts=_ATTEMPTS,
     )  # fmt: skip
     facts = observe_aws(
-        Aws(access), config, needs, today=datetime.now(UTC).date(),
+        Aws(access), config, needs, today=_today(),
         wishes=lambda identity: _wishes(config, region, identity),
     )  # fmt: skip
-    return judge_aws(config, needs, tools, facts, is_simulated=True)
+    return judge_aws(config, needs, tools, facts, today=_today(), is_simulated=True)
 
 
 def _wishes(config: Config, region: str, identity: Identity) -> Sequence[Wish]:
@@ -118,12 +119,28 @@ def _chart_values() -> Mapping[str, Any]:
     return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
-def _install_helm() -> None:
+def _install_helm(config: Config) -> None:
     from sdctl.clients.helm_binary import install_helm
+    from sdctl.doctor.check import PASS
+    from sdctl.doctor.cluster import helm_check
+    from sdctl.doctor.machine import observe_tools
+    from sdctl.versions import KUBERNETES_DEFAULT
 
-    output.note("installing helm…")
-    path, version = install_helm(home(context.environment()), context.environment())
+    env = context.environment()
+    state = home(env)
+    check = helm_check(observe_tools(state, env), config.kubernetes_version or KUBERNETES_DEFAULT, _today())
+    if check.result == PASS:
+        output.note(f"nothing to install: {check.found}")
+        return
+    output.note(f"{check.found}: installing helm…")
+    path, version = install_helm(state, env)
     output.note(f"installed helm {version} as {path}")
+
+
+def _today() -> date:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).date()
 
 
 def _text(checks: Sequence[Check]) -> str:

@@ -140,12 +140,16 @@ class Iam:
 
 
 def wishes_of(document: Mapping[str, Any]) -> tuple[Wish, ...]:
-    """Read a policy document as what its holder needs: one wish a statement that allows."""
-    return tuple(
-        Wish(tuple(statement["Action"]), tuple(statement["Resource"]))
-        for statement in document["Statement"]
-        if statement["Effect"] == "Allow"
-    )
+    """Read a policy document as what its holder needs: one wish a statement that allows.
+
+    A resource with a policy variable names something only where the policy is attached: it is left out.
+    """
+    wishes = []
+    for statement in document["Statement"]:
+        resources = tuple(one for one in statement["Resource"] if "${" not in one)
+        if statement["Effect"] == "Allow" and resources:
+            wishes.append(Wish(tuple(statement["Action"]), resources))
+    return tuple(wishes)
 
 
 def principal_of(arn: str) -> tuple[PrincipalKind, str]:

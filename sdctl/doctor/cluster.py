@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Final
 
 from sdctl import versions
@@ -119,13 +119,13 @@ def _cluster(config: Config, version: str, facts: AwsFacts) -> Check:
     return CLUSTER.ok(said)
 
 
-def helm_check(tools: ToolFacts, version: str, facts: AwsFacts | None) -> Check:
+def helm_check(tools: ToolFacts, version: str, today: date) -> Check:
     """Judge the helm that would be used for a Kubernetes version.
 
     Args:
         tools: what was found.
         version: of Kubernetes.
-        facts: for today's date; None skips what depends on it.
+        today: decides whether helm 3 still gets security fixes.
     """
     install = (
         "sdctl doctor --fix installs one"
@@ -150,6 +150,6 @@ def helm_check(tools: ToolFacts, version: str, facts: AwsFacts | None) -> Check:
     if versions.helm_fits(found, version) is False:
         return HELM.warn(f"{said} was not made for Kubernetes {version}", install)
     is_3 = versions.numbers(found)[0] == 3
-    if is_3 and facts is not None and facts.today > versions.HELM_3_ENDED:
+    if is_3 and today > versions.HELM_3_ENDED:
         return HELM.warn(f"{said}: helm 3 has got no security fixes since {versions.HELM_3_ENDED}", install)
     return HELM.ok(said)

@@ -6,7 +6,7 @@ nor the end of the process waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
@@ -18,14 +18,14 @@ from sdctl.clients.aws import Aws
 from sdctl.clients.cloudformation import CloudFormation, StackView, classify
 from sdctl.clients.ec2 import Ec2, Subnet
 from sdctl.clients.eks import Eks
-from sdctl.clients.iam import Iam, Identity, Wish
+from sdctl.clients.iam import Denied, Iam, Identity, Wish
 from sdctl.clients.logs import Logs
 from sdctl.clients.quotas import Quotas
 from sdctl.clients.s3 import S3
 from sdctl.clients.ssm import Ssm
 from sdctl.config.model import Config
 from sdctl.doctor import needs as wanted
-from sdctl.doctor.facts import NO_ANSWER, AwsFacts, Unknown
+from sdctl.doctor.facts import NO_ANSWER, AwsFacts, Read, Unknown
 from sdctl.doctor.needs import (
     MODELS_FOLDER,
     RuntimeNeed,
@@ -40,6 +40,8 @@ from sdctl.versions import EKS_CALENDAR
 # Whose credentials these are comes first, then everything else at once: 15 seconds in all.
 IDENTITY_SECONDS: Final = 6.0
 READ_SECONDS: Final = 8.0
+# A policy has about 70 statements, IAM is far from most regions, and a client keeps ten connections.
+SIMULATIONS_AT_ONCE: Final = 10
 # EC2 scores a choice of fewer types as hopeless, whatever there is:
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-placement-score.html
 MIN_SCORED_TYPES: Final = 3
@@ -130,10 +132,36 @@ def observe_aws(
         return AwsFacts(**base)
     reads = _reads(aws, config, needs, identity)
     if wishes is not None:
-        wished = wishes(identity)
-        reads["denied"] = lambda: Iam(aws).denied(identity.principal_arn, wished)
+        reads |= simulations(Iam(aws), identity, wishes(identity))
     found = read_all(reads, timeout_seconds=read_seconds)
-    return AwsFacts(**base, **_grouped(found))
+    grouped = _grouped(found)
+    if "denied" in grouped:
+        grouped["denied"] = merged_denials(grouped["denied"].values())
+    return AwsFacts(**base, **grouped)
+
+
+def simulations(iam: Iam, identity: Identity, wishes: Sequence[Wish]) -> dict[str, Callable[[], Any]]:
+    """Split a simulation, a call a statement, into parts that run at once."""
+    parts = [wishes[start::SIMULATIONS_AT_ONCE] for start in range(SIMULATIONS_AT_ONCE)]
+    return {
+        f"denied/{number}": partial(iam.denied, identity.principal_arn, part)
+        for number, part in enumerate(parts)
+        if part
+    }
+
+
+def merged_denials(parts: Iterable[Read[tuple[Denied, ...]]]) -> Read[tuple[Denied, ...]]:
+    """Join what the parts found; where none found a denial, one that failed leaves it unknown."""
+    denied: dict[str, Denied] = {}
+    unknown: Unknown | None = None
+    for part in parts:
+        if isinstance(part, Unknown):
+            unknown = unknown or part
+        else:
+            denied |= {one.action: one for one in part if one.is_explicit or one.action not in denied}
+    if not denied and unknown is not None:
+        return unknown
+    return tuple(denied[action] for action in sorted(denied))
 
 
 def _grouped(found: Mapping[str, Any]) -> dict[str, Any]:

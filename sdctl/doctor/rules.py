@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 from sdctl.config.model import Config
 from sdctl.doctor.account import account_checks, no_region
@@ -24,6 +25,7 @@ def judge_aws(
     tools: ToolFacts,
     facts: AwsFacts | None,
     *,
+    today: date,
     is_simulated: bool = False,
 ) -> list[Check]:
     """Judge a deployment to AWS.
@@ -33,12 +35,13 @@ def judge_aws(
         needs: what its runtimes may start.
         tools: the programs of this machine.
         facts: the account's; None where no region is known, so that nothing could be asked.
+        today: decides which versions are still supported.
         is_simulated: whether permissions were simulated.
     """
     if facts is None:
-        return [helm_check(tools, config.kubernetes_version or KUBERNETES_DEFAULT, None), no_region()]
+        return [helm_check(tools, config.kubernetes_version or KUBERNETES_DEFAULT, today), no_region()]
     return [
-        helm_check(tools, kubernetes_version(config, facts), facts),
+        helm_check(tools, kubernetes_version(config, facts), today),
         *account_checks(facts, needs, is_simulated=is_simulated),
         *cluster_checks(config, facts),
         *name_checks(config, facts),

@@ -101,7 +101,8 @@ def judged(
 ) -> dict[str, Check]:
     """Judge a configuration in an account; checks by id."""
     wanted = wanted or config()
-    checks = judge_aws(wanted, needs_of(wanted), tools, facts or healthy(wanted), is_simulated=True)
+    facts = facts or healthy(wanted)
+    checks = judge_aws(wanted, needs_of(wanted), tools, facts, today=facts.today, is_simulated=True)
     by_id = {check.id: check for check in checks}
     assert len(by_id) == len(checks), "an id stands twice"
     return by_id

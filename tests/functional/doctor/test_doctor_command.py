@@ -173,6 +173,13 @@ def test_fix_installs_helm_and_says_where(
     assert "pass    helm" in ran.stdout
 
 
+def test_fix_leaves_a_good_helm_alone(nobody: None, helm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdctl.clients import helm_binary
+
+    monkeypatch.setattr(helm_binary, "install_helm", lambda *_: pytest.fail("installed"))
+    assert "nothing to install: helm 4.3.1" in run("doctor", "-R", "us-west-2", "--fix").stderr
+
+
 def test_as_a_process_without_credentials_helm_or_network_it_ends_soon_and_in_words(folder: Path) -> None:
     started = time.monotonic()
     env = {**empty_environment(folder), "HTTPS_PROXY": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": "x",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
+from typing import Any, cast
 
 import pytest
 from moto.core import set_initial_no_auth_action_count
@@ -15,15 +16,14 @@ from moto.server import ThreadedMotoServer
 
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.ec2 import Ec2
-from sdctl.clients.iam import Identity, Wish
+from sdctl.clients.iam import Denied, Iam, Identity, Wish
 from sdctl.doctor.facts import NO_ANSWER, NOT_READ, AwsFacts, Unknown
 from sdctl.doctor.needs import runtime_needs
-from sdctl.doctor.observe import observe_aws, read_all
+from sdctl.doctor.observe import SIMULATIONS_AT_ONCE, merged_denials, observe_aws, read_all, simulations
+from sdctl.doctor.rules import judge_aws
 from sdctl.errors import AwsError, NotFoundError
 from support.cli import run
-from support.doctor import HELM, MODEL, TODAY, config, provisioner, runtime
-
-from sdctl.doctor.rules import judge_aws  # isort: skip
+from support.doctor import HELM, MODEL, ROLE, TODAY, config, provisioner, runtime
 
 REGION = "us-west-2"
 ACCOUNT = "123456789012"
@@ -108,7 +108,9 @@ def test_an_account_is_read_over_http(aws: Aws) -> None:
     assert (found.size_gib, found.state) == (40, "completed")
     # What this emulator does not know is unknown, and no reason to stop.
     assert isinstance(facts.calendar, Unknown)
-    checks = {check.id: check for check in judge_aws(wanted, runtime_needs(wanted, {}), HELM, facts)}
+    checks = {
+        check.id: check for check in judge_aws(wanted, runtime_needs(wanted, {}), HELM, facts, today=TODAY)
+    }
     assert checks["model-files"].result == "pass"
     assert checks["log-group"].result == "fail"
     assert checks["snapshot-sdruntime"].result == "pass"
@@ -160,7 +162,7 @@ def test_a_caller_who_may_nothing_gets_warnings_that_name_the_call_and_no_crash(
     wanted = config()
     checks = {
         check.id: check
-        for check in judge_aws(wanted, runtime_needs(wanted, {}), HELM, facts, is_simulated=True)
+        for check in judge_aws(wanted, runtime_needs(wanted, {}), HELM, facts, today=TODAY, is_simulated=True)
     }
     assert checks["credentials"].result == "pass"
     assert checks["zones"].result == "warn"
@@ -179,6 +181,43 @@ def test_where_nobody_answers_the_whole_look_ends_at_its_deadline() -> None:
     assert isinstance(facts.identity, Unknown)
     assert facts.identity.is_unreachable
     assert facts.zones == NOT_READ
+
+
+class Simulator:
+    """Stands for IAM: answers each statement by its first action, and counts who asks at once."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+        self._together = Barrier(SIMULATIONS_AT_ONCE)
+
+    def denied(self, principal_arn: str, wishes: Sequence[Wish]) -> tuple[Denied, ...]:
+        assert principal_arn == ROLE.principal_arn
+        self._together.wait(10)
+        found: list[Denied] = []
+        for wish in wishes:
+            answer = self._answers.get(wish.actions[0], ())
+            if isinstance(answer, Exception):
+                raise answer
+            found += answer
+        return tuple(found)
+
+
+def simulated(answers: dict[str, Any]) -> Any:
+    iam = cast("Iam", Simulator(answers))
+    wishes = [Wish((f"a:{number}",)) for number in range(70)]
+    return merged_denials(read_all(simulations(iam, ROLE, wishes), timeout_seconds=20).values())
+
+
+def test_statements_are_simulated_at_once_and_their_denials_joined() -> None:
+    both = {"a:3": (Denied("a:3"),), "a:69": (Denied("a:69"), Denied("a:3", is_explicit=True))}
+    assert simulated(both) == (Denied("a:3", is_explicit=True), Denied("a:69"))
+    assert simulated({}) == ()
+
+
+def test_a_denial_counts_though_another_part_of_the_simulation_failed() -> None:
+    failing = {"a:5": AwsError("throttled", aws_code="Throttling")}
+    assert simulated(failing) == Unknown("throttled", "Throttling")
+    assert simulated({**failing, "a:8": (Denied("a:8"),)}) == (Denied("a:8"),)
 
 
 def test_one_read_that_hangs_costs_its_own_answer_only() -> None:

@@ -205,7 +205,8 @@ def test_many_actions_are_simulated_in_batches_with_the_region_as_context(aws: A
 
 def test_a_policy_is_read_as_what_its_holder_needs() -> None:
     statements = [
-        {"Effect": "Allow", "Action": ["a:B"], "Resource": ["*"]},
+        {"Effect": "Allow", "Action": ["a:B"], "Resource": ["*", "arn:user/${aws:username}"]},
+        {"Effect": "Allow", "Action": ["a:D"], "Resource": ["arn:user/${aws:username}"]},
         {"Effect": "Deny", "Action": ["a:C"], "Resource": ["*"]},
     ]
     assert wishes_of({"Statement": statements}) == (Wish(("a:B",), ("*",)),)

@@ -76,7 +76,7 @@ def test_a_key_that_aws_does_not_know_may_just_be_in_a_region_that_is_not_enable
 
 def test_without_a_region_only_the_machine_is_judged() -> None:
     wanted = config()
-    checks = judge_aws(wanted, needs_of(wanted), HELM, None)
+    checks = judge_aws(wanted, needs_of(wanted), HELM, None, today=TODAY)
     assert [(check.id, check.result) for check in checks] == [("helm", "pass"), ("region", "fail")]
     assert "-R" in checks[1].fix
 
