@@ -107,7 +107,7 @@ def test_a_release_is_installed_left_alone_upgraded_and_uninstalled(api: Kuberne
 def test_a_failing_upgrade_goes_back_to_what_ran(api: KubernetesApi, helm: Helm) -> None:
     helm.install(GOOD, timeout_seconds=20)
     with pytest.raises(ToolError, match=r"helm could not install web: .*deadline exceeded") as caught:
-        helm.install(BROKEN, timeout_seconds=1)
+        helm.install(BROKEN, timeout_seconds=3)
     assert (image(api), statuses(helm)) == ("web:1", ["superseded", "failed", "deployed"])
     assert caught.value.hint == "its pods did not become ready: see `kubectl -n farm get pods,events`"
     assert "deadline exceeded" in caught.value.stderr_tail
