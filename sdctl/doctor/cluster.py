@@ -107,7 +107,8 @@ def _cluster(config: Config, version: str, facts: AwsFacts) -> Check:
         return CLUSTER.fail(
             f"the cluster {name} is {cluster.status}", "wait until it is gone, or look at it in the console"
         )
-    here, there = versions.numbers(cluster.version), versions.numbers(version)
+    # A cluster that has just been asked for has no version yet.
+    here, there = versions.numbers(cluster.version or version), versions.numbers(version)
     said = f"the cluster {name} runs Kubernetes {cluster.version}; {version} is wanted"
     if here[:2] > there[:2]:
         return CLUSTER.fail(f"{said}, and EKS never goes back", f"set kubernetesVersion to {cluster.version}")

@@ -15,7 +15,7 @@ from sdctl.doctor.headroom import headroom_checks
 from sdctl.doctor.local import local_checks
 from sdctl.doctor.names import name_checks
 from sdctl.doctor.needs import RuntimeNeed
-from sdctl.doctor.vcpus import Quotas
+from sdctl.doctor.vcpus import QuotaRules
 from sdctl.versions import KUBERNETES_DEFAULT
 
 
@@ -45,7 +45,7 @@ def judge_aws(
         *account_checks(facts, needs, is_simulated=is_simulated),
         *cluster_checks(config, facts),
         *name_checks(config, facts),
-        *Quotas(config, needs, facts).checks(),
+        *QuotaRules(config, needs, facts).checks(),
         *capacity_checks(config, needs, facts),
         *headroom_checks(config, facts),
     ]

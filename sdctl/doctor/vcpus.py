@@ -43,7 +43,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Quotas:
+class QuotaRules:
     """The demands of a configuration, and the quotas that it meets."""
 
     config: Config

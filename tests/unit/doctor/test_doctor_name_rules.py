@@ -89,6 +89,7 @@ def test_the_node_image_must_exist_in_the_region() -> None:
         (Cluster("sdoneks", "1.35", "ACTIVE", OURS), "pass", "1.36 is wanted"),
         (Cluster("sdoneks", "1.34", "ACTIVE", OURS), "fail", "one minor version at a time"),
         (Cluster("sdoneks", "1.37", "ACTIVE", OURS), "fail", "never goes back"),
+        (Cluster("sdoneks", "", "CREATING", OURS), "pass", "1.36 is wanted"),
         (Cluster("sdoneks", "1.36", "DELETING", OURS), "fail", "DELETING"),
         (Cluster("sdoneks", "1.36", "ACTIVE", {}), "fail", "not this deployment's"),
         (DENIED, "warn", "not checked"),
