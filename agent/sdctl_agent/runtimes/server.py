@@ -220,11 +220,12 @@ class Server:
         timeout_seconds: float = READ_TIMEOUT_SECONDS,
         call: Call | None = None,
         gate: Callable[[], None] | None = None,
+        sent: threading.Event | None = None,
     ) -> Iterator[Reply]:
         """Send a request and hand out its answer to be read in chunks; errors as `request`.
 
         The last byte of the body is not sent before `gate` has returned; what `gate` raises breaks the
-        request off, which the server then cannot have begun to work on.
+        request off, which the server then cannot have begun to work on. `sent` is set after that byte.
         """
         url = self._prefix + path + ("?" + urlencode(query) if query else "")
         headers = {"Accept": "*/*"}
@@ -235,7 +236,7 @@ class Server:
             response = self._pool.urlopen(
                 method,
                 url,
-                body=None if body is None else _pieces(parts, gate),
+                body=None if body is None else _pieces(parts, gate, sent),
                 headers=headers,
                 retries=False,
                 redirect=False,
@@ -301,7 +302,9 @@ class Reply:
         self._response.release_conn()
 
 
-def _pieces(parts: Sequence[bytes | LazyText], gate: Callable[[], None] | None) -> Iterator[bytes]:
+def _pieces(
+    parts: Sequence[bytes | LazyText], gate: Callable[[], None] | None, sent: threading.Event | None
+) -> Iterator[bytes]:
     """Give a body in pieces, its last byte only once `gate` allows it."""
     held = b""
     for part in parts:
@@ -314,6 +317,8 @@ def _pieces(parts: Sequence[bytes | LazyText], gate: Callable[[], None] | None) 
         gate()
         held = held[-1:]
     yield held
+    if sent is not None:
+        sent.set()
 
 
 @contextmanager

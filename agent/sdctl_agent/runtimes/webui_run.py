@@ -30,6 +30,8 @@ INTERRUPT_PATH: Final = "/sdapi/v1/interrupt"
 PROGRESS_SECONDS: Final = 1.0
 INTERRUPT_RETRY_SECONDS: Final = 0.25
 INTERRUPT_TIMEOUT_SECONDS: Final = 10.0
+# How long whoever begins a run waits until its request is sent: less than a model takes to load.
+HAND_OVER_SECONDS: Final = 0.1
 # An answer whose header is here has to be read within this time.
 ANSWER_SECONDS: Final = 300.0
 # A shorter body is sent so quickly that sending it ahead gains nothing.
@@ -60,9 +62,11 @@ class SdWebuiRun:
         self._call = Call()
         self._turn = threading.Lock()  # held while the call ends, and while it is interrupted
         self._settled = threading.Event()
+        self._wanted = threading.Event()  # the result is asked for: the next task has been started
         self._outcome: RunResult | AgentError | None = None
         self._progress = Progress()
         self._go = threading.Event()
+        self._handed_over = threading.Event()  # the request is sent
         self._is_ahead = False
         self._posted = threading.Event()
         self._interrupt_wanted = threading.Event()
@@ -79,10 +83,13 @@ class SdWebuiRun:
         self._go.set()
         if not self._is_ahead:
             self._runtime.threads.submit(self._work)
+        # What the caller does next would only be in the way until the request is off.
+        self._handed_over.wait(HAND_OVER_SECONDS)
         self._runtime.threads.submit(self._watch)
 
     def result(self) -> RunResult:
         """Wait for the end; see `base.Run`."""
+        self._wanted.set()
         self._settled.wait()
         if isinstance(self._outcome, RunResult):
             return self._outcome
@@ -109,6 +116,7 @@ class SdWebuiRun:
         self._outcome = None
         self._body = b""
         self._go.set()
+        self._wanted.set()
 
     def _settle(self, outcome: RunResult | AgentError) -> None:
         """Keep the first outcome."""
@@ -118,6 +126,7 @@ class SdWebuiRun:
                 self._settled.set()
             self.done.set()
         self._woken.set()
+        self._handed_over.set()
 
     def _work(self) -> None:
         try:
@@ -153,12 +162,14 @@ class SdWebuiRun:
             timeout_seconds=self._runtime.options.task_timeout_seconds + 60,
             call=self._call,
             gate=gate,
+            sent=self._handed_over,
         ) as reply:
             if not self._posted.is_set():
                 raise _UnsentError("the server answered before it had the request")
             self._body = b""  # it is sent; a large input need not be held any longer
             if reply.status == 200:
                 self._leave_gpu()
+                self._wanted.wait()
             document = _read(reply, self._what, self._runtime.clock)
         if self._checkpoint is not None:
             self._check_model(self._checkpoint, document)
