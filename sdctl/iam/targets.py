@@ -83,9 +83,9 @@ def _doctor_targets(place: Place) -> dict[str, Target]:
         "roles of Identity Center": (
             (place.arn(f"{roles}aws-reserved/sso.amazonaws.com/*"),), NO_CONDITION,
         ),
-        # A user knows its own name; a role's is not known here.
+        # Whom the policy is given to is not known here.
         "whoever holds this": (
-            (place.arn("iam::{account}:user/${{aws:username}}"), place.arn(f"{roles}*")), NO_CONDITION,
+            (place.arn("iam::{account}:user/*"), place.arn(f"{roles}*")), NO_CONDITION,
         ),
     }  # fmt: skip
 

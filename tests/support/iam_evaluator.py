@@ -48,18 +48,13 @@ def allows(document: Mapping[str, Any], request: Request) -> bool:
 def _applies(statement: Mapping[str, Any], request: Request) -> bool:
     return (
         any(action.lower() == request.action.lower() for action in statement["Action"])
-        and any(matches(_filled(pattern, request), request.resource) for pattern in statement["Resource"])
+        and any(matches(pattern, request.resource) for pattern in statement["Resource"])
         and all(
             _holds(operator, key, _listed(wanted), request)
             for operator, keys in statement.get("Condition", {}).items()
             for key, wanted in keys.items()
         )
     )
-
-
-def _filled(pattern: str, request: Request) -> str:
-    """Put the one policy variable in that our documents use."""
-    return pattern.replace("${aws:username}", next(iter(request.context.get("aws:username", ())), "?"))
 
 
 def _holds(operator: str, key: str, wanted: list[str], request: Request) -> bool:
