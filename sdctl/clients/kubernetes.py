@@ -1,45 +1,28 @@
 """The Kubernetes API, as far as we need it: read, list, apply, patch, delete and wait; no kubectl.
 
-Answers are bounded, every request has a deadline, a refused token is renewed once, and what is safe to
-repeat is repeated when the server is busy or the connection breaks. Objects stay JSON here; the typed
-readings of them are in `kubernetes_objects`.
+Objects stay JSON here; the typed readings of them are in `kubernetes_objects`.
 """
 
 from __future__ import annotations
 
-import json
-import ssl
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
-from urllib.parse import quote, urlencode
-
-import urllib3
+from typing import Final, Self
+from urllib.parse import quote
 
 from sdctl.clients.aws import Aws
 from sdctl.clients.cluster_access import ClusterAccess, TokenSource, make_token
-from sdctl.errors import ConflictError, NotFoundError, RemoteError
+from sdctl.clients.kubernetes_http import ApiConnection, Object
+from sdctl.errors import NotFoundError
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 
 FIELD_MANAGER: Final = "sdctl"
-MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-CONNECT_TIMEOUT_SECONDS: Final = 10.0
 REQUEST_TIMEOUT_SECONDS: Final = 60.0
 PAGE_SIZE: Final = 500
-_CHUNK_BYTES: Final = 256 * 1024
-_ATTEMPTS: Final = 4
-_RETRY_SECONDS: Final = 0.5
-_MAX_RETRY_SECONDS: Final = 5.0
-# Busy, or between two servers; the API server says "too many requests" to everyone when it restarts.
-_PASSING_STATUSES: Final = frozenset({429, 500, 502, 503, 504})
 _WAIT_PACE: Final = Pace(interval_seconds=1.0, factor=1.3, ceiling_seconds=5.0)
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,24 +57,6 @@ NODE_POOLS: Final = Kind("karpenter.sh", "v1", "nodepools", "NodePool", is_names
 NODE_CLAIMS: Final = Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", is_namespaced=False)
 NODE_CLASSES: Final = Kind("karpenter.k8s.aws", "v1", "ec2nodeclasses", "EC2NodeClass", is_namespaced=False)
 SCALED_OBJECTS: Final = Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject")
-KINDS: Final = {
-    (one.group_version, one.kind): one
-    for one in (
-        NAMESPACES, NODES, PODS, DEPLOYMENTS, NODE_POOLS, NODE_CLAIMS, NODE_CLASSES, SCALED_OBJECTS,
-    )
-}  # fmt: skip
-
-
-class KubernetesError(RemoteError):
-    """The Kubernetes API refused a request, or did not answer."""
-
-    code = "kubernetes"
-
-    def __init__(self, message: str = "", *, status: int = 0, reason: str = "", hint: str = "") -> None:
-        """Keep the HTTP status (0: no answer) and Kubernetes' own reason beside the message."""
-        super().__init__(message, hint=hint)
-        self.status = status
-        self.reason = reason
 
 
 def connect(
@@ -127,11 +92,11 @@ class Kubernetes:
             request_timeout_seconds: for each request with its whole answer.
             clock: time to use between attempts and in waits.
         """
-        self._access = access
-        self._tokens = tokens
-        self._timeout_seconds = request_timeout_seconds
         self._clock = clock
-        self._pool = _pool(access, environment or {})
+        self._api = ApiConnection(
+            access, tokens, environment=environment or {}, request_timeout_seconds=request_timeout_seconds,
+            clock=clock,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -141,11 +106,11 @@ class Kubernetes:
 
     def close(self) -> None:
         """Close every connection."""
-        self._pool.clear()
+        self._api.close()
 
     def server_version(self) -> str:
         """Return the server's version, as `1.36`."""
-        found = self._exchange("GET", "/version", action="read the version of Kubernetes")
+        found = self._api.exchange("GET", "/version", action="read the version of Kubernetes")
         return f"{found.get('major', '')}.{str(found.get('minor', '')).rstrip('+')}"
 
     def get(self, kind: Kind, name: str, namespace: str = "") -> Object:
@@ -155,7 +120,7 @@ class Kubernetes:
             NotFoundError: there is none; the same for a kind whose CRD is not installed.
             KubernetesError: the API refused, or did not answer.
         """
-        return self._exchange(
+        return self._api.exchange(
             "GET", kind.path(namespace, name), action=f"read {_named(kind, name, namespace)}"
         )
 
@@ -179,7 +144,9 @@ class Kubernetes:
         found: list[Object] = []
         while True:
             try:
-                page = self._exchange("GET", kind.path(namespace), query=query, action=f"list {kind.plural}")
+                page = self._api.exchange(
+                    "GET", kind.path(namespace), query=query, action=f"list {kind.plural}"
+                )
             except NotFoundError:
                 return []
             # A list's items leave out what its head says.
@@ -201,14 +168,14 @@ class Kubernetes:
         name, namespace = metadata["name"], metadata.get("namespace", "")
         query = {"fieldManager": FIELD_MANAGER, "force": "true" if force else "false"}
         body = {"apiVersion": kind.group_version, "kind": kind.kind} | manifest
-        return self._exchange(
+        return self._api.exchange(
             "PATCH", kind.path(namespace, name), query=query, body=body, content_type=APPLY_PATCH,
             action=f"apply {_named(kind, name, namespace)}",
         )  # fmt: skip
 
     def patch(self, kind: Kind, name: str, changes: Object, namespace: str = "") -> Object:
         """Merge changes into an object; None removes a field, and lists are replaced whole."""
-        return self._exchange(
+        return self._api.exchange(
             "PATCH", kind.path(namespace, name), query={"fieldManager": FIELD_MANAGER}, body=changes,
             content_type=MERGE_PATCH, action=f"change {_named(kind, name, namespace)}",
         )  # fmt: skip
@@ -222,7 +189,7 @@ class Kubernetes:
     def delete(self, kind: Kind, name: str, namespace: str = "") -> bool:
         """Delete an object and, in the background, what it owns; tell whether it was there."""
         try:
-            self._exchange(
+            self._api.exchange(
                 "DELETE", kind.path(namespace, name), body={"propagationPolicy": "Background"},
                 action=f"delete {_named(kind, name, namespace)}",
             )  # fmt: skip
@@ -288,138 +255,6 @@ class Kubernetes:
             probe, awaited=f"the end of {kind.plural}", timeout_seconds=timeout_seconds, pace=_WAIT_PACE,
             state=lambda: f"{len(left)} left: {', '.join(left[:5])}", clock=self._clock,
         )  # fmt: skip
-
-    def _exchange(
-        self,
-        method: str,
-        path: str,
-        *,
-        action: str,
-        query: Mapping[str, str] | None = None,
-        body: Object | None = None,
-        content_type: str = "application/json",
-    ) -> Object:
-        """Send one request, again where that can help, and read its answer."""
-        url = self._access.endpoint.rstrip("/") + path
-        pairs = {name: value for name, value in (query or {}).items() if value}
-        url += f"?{urlencode(pairs)}" if pairs else ""
-        headers = {"Accept": "application/json", "User-Agent": FIELD_MANAGER}
-        if body is not None:
-            headers["Content-Type"] = content_type
-        data = json.dumps(body).encode() if body is not None else None
-        is_renewed = False
-        for attempt in range(1, _ATTEMPTS + 1):
-            token = self._tokens.current()
-            sent = headers | {"Authorization": f"Bearer {token}"}
-            try:
-                status, answer = self._send(method, url, sent, data, action)
-            except KubernetesError:
-                if attempt == _ATTEMPTS:
-                    raise
-            else:
-                if status == 401 and not is_renewed:
-                    is_renewed = True
-                    self._tokens.discard(token)
-                    continue
-                if status not in _PASSING_STATUSES or attempt == _ATTEMPTS:
-                    return _read(status, answer, action)
-            self._clock.sleep(self._pause_seconds(attempt))
-        raise KubernetesError(f"could not {action}: the credentials are not accepted", status=401)
-
-    def _pause_seconds(self, attempt: int) -> float:
-        longest = min(_MAX_RETRY_SECONDS, _RETRY_SECONDS * 2 ** (attempt - 1))
-        return self._clock.uniform(longest / 2, longest)
-
-    def _send(
-        self, method: str, url: str, headers: Mapping[str, str], data: bytes | None, action: str
-    ) -> tuple[int, bytes]:
-        deadline = time.monotonic() + self._timeout_seconds
-        timeout = urllib3.Timeout(
-            connect=min(CONNECT_TIMEOUT_SECONDS, self._timeout_seconds), read=self._timeout_seconds
-        )
-        with _connection_errors(action, self._access.endpoint):
-            response = self._pool.request(
-                method, url, body=data, headers=dict(headers), timeout=timeout, retries=False, redirect=False,
-                preload_content=False,
-            )  # fmt: skip
-            try:
-                answer = _whole(response, deadline, action)
-            except BaseException:
-                response.close()
-                raise
-            response.release_conn()
-            return response.status, answer
-
-
-def _whole(response: urllib3.BaseHTTPResponse, deadline: float, action: str) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        # A single read, so that a server which sends a byte now and then meets the deadline too.
-        piece = response.read1(_CHUNK_BYTES)
-        if not piece:
-            return b"".join(pieces)
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_ANSWER_BYTES:
-            raise KubernetesError(f"could not {action}: the answer is larger than {MAX_ANSWER_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise KubernetesError(f"could not {action}: the answer did not end in time")
-
-
-def _pool(access: ClusterAccess, environment: Mapping[str, str]) -> urllib3.PoolManager:
-    context = ssl.create_default_context(cadata=access.authority_pem)
-    options: dict[str, Any] = {"ssl_context": context, "maxsize": 4, "block": False}
-    proxy = environment.get("HTTPS_PROXY") or environment.get("https_proxy")
-    if proxy and not _is_direct(access.endpoint, environment):
-        return urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", **options)
-    return urllib3.PoolManager(**options)
-
-
-def _is_direct(endpoint: str, environment: Mapping[str, str]) -> bool:
-    """Tell whether NO_PROXY names the server: a host, or a domain and all below it."""
-    host = urllib3.util.parse_url(endpoint).host or ""
-    named = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
-    domains = [word.strip().lstrip(".").lower() for word in named.split(",") if word.strip()]
-    return any(one == "*" or f".{host}".endswith(f".{one}") for one in domains)
-
-
-@contextmanager
-def _connection_errors(action: str, endpoint: str) -> Iterator[None]:
-    try:
-        yield
-    except (urllib3.exceptions.HTTPError, ssl.SSLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        text = str(reason).rpartition(": ")[2] or type(error).__name__
-        hint = "is this machine in publicAccessCidrs, or behind a proxy? sdctl doctor"
-        raise KubernetesError(f"could not {action}: no answer from {endpoint}: {text}", hint=hint) from error
-
-
-def _read(status: int, answer: bytes, action: str) -> Object:
-    try:
-        document = json.loads(answer)
-    except (ValueError, RecursionError) as error:
-        raise KubernetesError(
-            f"could not {action}: the answer ({status}) is no JSON", status=status
-        ) from error
-    if not isinstance(document, dict):
-        raise KubernetesError(f"could not {action}: the answer ({status}) is no object", status=status)
-    if 200 <= status < 300:
-        return document
-    reason, text = str(document.get("reason") or ""), str(document.get("message") or "no reason given")
-    message = f"could not {action}: {text} ({reason or status})"
-    if status == 404:
-        raise NotFoundError(message)
-    if status == 409:
-        raise ConflictError(message)
-    hint = _HINTS.get(status, "")
-    raise KubernetesError(message, status=status, reason=reason, hint=hint)
-
-
-_HINTS: Final = {
-    401: "these credentials have no access entry in the cluster: use those that deployed it",
-    403: "these credentials have too few rights in the cluster: use those that deployed it",
-}
 
 
 def _named(kind: Kind, name: str, namespace: str) -> str:

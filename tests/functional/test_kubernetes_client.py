@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from base64 import b64encode
@@ -12,9 +13,11 @@ from datetime import UTC, datetime
 import pytest
 
 from sdctl.clients import kubernetes as k8s
+from sdctl.clients import kubernetes_http
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cluster_access import ClusterAccess, Token, TokenSource
-from sdctl.clients.kubernetes import Kubernetes, KubernetesError
+from sdctl.clients.kubernetes import Kubernetes
+from sdctl.clients.kubernetes_http import KubernetesError
 from sdctl.clients.kubernetes_objects import read_claim, read_node, read_scaling, read_workload
 from sdctl.errors import ConflictError, NotFoundError, WaitTimeoutError
 from sdctl.polling import Clock
@@ -200,10 +203,16 @@ def test_a_redirect_is_not_followed(api: KubernetesApi, client: Kubernetes) -> N
 def test_an_answer_that_is_too_large_is_refused(
     api: KubernetesApi, client: Kubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(k8s, "MAX_ANSWER_BYTES", 1000)
+    monkeypatch.setattr(kubernetes_http, "MAX_ANSWER_BYTES", 1000)
     api.raw_answer = b'{"a":"' + b"x" * 5000 + b'"}'
     with pytest.raises(KubernetesError, match="larger than 1000 bytes"):
         client.server_version()
+
+
+def test_an_answer_without_a_length_is_read_to_its_end(api: KubernetesApi, client: Kubernetes) -> None:
+    items = [{"metadata": {"name": f"pod-{number}"}} for number in range(20_000)]
+    api.raw_answer = json.dumps({"items": items}).encode()
+    assert [one["metadata"]["name"] for one in client.list(k8s.PODS)][-1] == "pod-19999"
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b"", b"[" * 100_000, b"\xff\xfe"])

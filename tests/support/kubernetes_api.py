@@ -219,7 +219,9 @@ class KubernetesApi:
             document = StatusError(code, "Injected", "injected by the test").document
             return web.json_response(document, status=code, headers=headers)
         if self.raw_answer is not None:
-            return web.Response(body=self.raw_answer, content_type="application/json")
+            raw = web.Response(body=self.raw_answer, content_type="application/json")
+            raw.enable_chunked_encoding()  # as the real server does with whatever is large
+            return raw
         try:
             if not self.authenticate(token):
                 raise StatusError(401, "Unauthorized", "Unauthorized")
