@@ -50,11 +50,12 @@ class Story:
 
 @dataclass
 class Journal:
-    """What the AWS proxy saw of one task's notification, in wall time."""
+    """What the AWS proxy saw of one task's claims and its notification, in wall time."""
 
     published: list[float] = field(default_factory=list)  # each publish that took effect
     recorded: float = float("inf")  # the first record of it that took effect
     is_faulty: bool = False  # an answer to either of them was lost, or late
+    claims: int = 0
 
 
 def messages_in(sqs: Any, urls: Iterable[str]) -> int:
@@ -130,6 +131,9 @@ def read_journal(path: Path) -> dict[str, Journal]:
     for text in path.read_text().splitlines():
         entry = json.loads(text)
         journal = found[entry["id"]]
+        if entry["operation"] == "claim":
+            journal.claims += entry["took_effect"]
+            continue
         journal.is_faulty |= bool(entry["fault"])
         if entry["took_effect"] and entry["operation"] == "publish":
             journal.published.append(entry["time"])
@@ -201,7 +205,7 @@ class Verdicts:
                 yield f"{pod.name}: ended with {sorted(unexpected)}"
             for line in log_lines(pod.log):
                 if line.get("action") in ("bug", "crash"):
-                    yield f"{pod.name}: {str(line)[:600]}"
+                    yield f"{pod.name}: {line.get('traceback', line.get('message'))}"
 
     def task(self, task_id: str, wanted: Wanted) -> Iterator[str]:
         row, texts = self.rows[task_id], self.results.texts.get(task_id, [])
@@ -239,7 +243,9 @@ class Verdicts:
         story = self.stories[task_id]
         if story.unexcused_starts > 1 + wanted.retries:
             yield f"{task_id}: ran {story.starts} times, {story.unexcused_starts} of them without a reason"
-        most = 1 + wanted.retries + story.counted
+        # An agent that is killed while it claims has no time to write so into its log.
+        unseen = self.journal[task_id].claims - story.claims
+        most = 1 + wanted.retries + story.counted + max(0, unseen)
         if row.attempts > most:
             yield f"{task_id}: {row.attempts} attempts, {most} can be explained"
 

@@ -25,12 +25,15 @@ BURST_RATE, BURST_SECONDS, BURST_SHARE = 0.001, (1.0, 5.0), 0.6
 
 
 def told_task(request: web.Request, body: bytes) -> tuple[str, str] | None:
-    """Tell the task of a publish (`publish`) or of the record that it was published (`record`)."""
+    """Tell the task of a `publish`, of the `record` that it was published, or of a `claim`."""
     target = request.headers.get("x-amz-target", "")
     if target.endswith("UpdateItem"):
         document = json.loads(body)
-        is_record = document.get("ExpressionAttributeValues", {}).get(":notified") == {"BOOL": True}
-        return ("record", document["Key"]["id"]["S"]) if is_record else None
+        values = document.get("ExpressionAttributeValues", {})
+        task_id = document["Key"]["id"]["S"]
+        if values.get(":notified") == {"BOOL": True}:
+            return "record", task_id
+        return ("claim", task_id) if ":claim" in values else None
     if request.method == "POST" and not target:
         form = urllib.parse.parse_qs(body.decode("utf-8", "replace"))
         if form.get("Action") == ["Publish"]:
@@ -61,9 +64,8 @@ class AwsProxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         fault, body = self.choose(), await request.read()
         told = told_task(request, body)
-        answer = await self.answer(request, fault)
+        answer, took_effect = await self.answer(request, fault)
         if told is not None:
-            took_effect = fault in ("", "slow", "error-after", "reset-after")
             entry = {
                 "operation": told[0], "id": told[1], "fault": fault, "took_effect": took_effect,
                 "time": time.time(),
@@ -71,19 +73,22 @@ class AwsProxy:
             self.journal.write(json.dumps(entry) + "\n")
         return answer
 
-    async def answer(self, request: web.Request, fault: str) -> web.StreamResponse:
+    async def answer(self, request: web.Request, fault: str) -> tuple[web.StreamResponse, bool]:
+        """Answer a call; tell, too, whether it took effect."""
         if fault == "slow":
             await asyncio.sleep(self.random.uniform(0.05, 1.5))
         elif fault == "reset-before":
-            return self.reset(request)
+            return self.reset(request), False
         elif fault == "error-before":
-            return self.error(500, "InternalError")
+            return self.error(500, "InternalError"), False
         elif fault == "throttle":
-            return self.error(400 if "x-amz-target" in request.headers else 503, "ThrottlingException")
+            status = 400 if "x-amz-target" in request.headers else 503
+            return self.error(status, "ThrottlingException"), False
         answer = await self.forward(request)
+        took_effect = answer.status < 300
         if fault == "reset-after":
-            return self.reset(request)
-        return self.error(500, "InternalError") if fault == "error-after" else answer
+            return self.reset(request), took_effect
+        return self.error(500, "InternalError") if fault == "error-after" else answer, took_effect
 
     async def forward(self, request: web.Request) -> web.Response:
         assert self.session is not None
