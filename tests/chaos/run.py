@@ -34,6 +34,8 @@ DRAIN_SECONDS = 15.0
 def pod_environment(account: Account, runtime: str, clock: Path, ports: tuple[int, int]) -> dict[str, str]:
     """Return the settings of one agent; `ports` are those of its proxy and of the AWS proxy."""
     proxy_port, aws_port = ports
+    # The stepped clock before anything else; the rest lets a run test another checkout than the installed.
+    path = os.pathsep.join((str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH", "")))
     environment = {
         "PATH": os.environ["PATH"], "AWS_ACCESS_KEY_ID": ACCOUNT, "AWS_SECRET_ACCESS_KEY": "secret",
         "AWS_DEFAULT_REGION": REGION, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{aws_port}",
@@ -42,8 +44,7 @@ def pod_environment(account: Account, runtime: str, clock: Path, ports: tuple[in
         "SNS_TOPIC_ARN": account.topic, "S3_BUCKET": account.bucket,
         "DEAD_LETTER_QUEUE_URL": account.dead_letters[runtime], "MAX_ATTEMPTS": "40",
         "DRAIN_SECONDS": "5", "CHAOS_CLOCK": str(clock),
-        # Before anything else; the rest lets a run test another checkout than the one that is installed.
-        "PYTHONPATH": os.pathsep.join((str(Path(__file__).parent / "site"), os.environ.get("PYTHONPATH", ""))),
+        "PYTHONPATH": path,
     }  # fmt: skip
     return environment if runtime == "plain" else environment | {"TASK_TABLE": TABLE}
 
