@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -72,9 +76,14 @@ def test_a_resource_is_as_narrow_as_its_service_lets_it_be(
 
 
 def formats(action: str) -> list[str]:
-    service = handler_permissions.reference()[action.partition(":")[0]]
-    by_kind = {kind.lower(): entry for kind, entry in service["Resources"].items()}
-    return [arn for kind in handler_permissions.kinds(action) for arn in by_kind[kind]["ARNFormats"]]
+    return [arn for entry in entries(action) for arn in entry["ARNFormats"]]
+
+
+def entries(action: str) -> list[dict[str, Any]]:
+    """What the reference says of each kind of resources of an action."""
+    kinds = handler_permissions.kinds(action)
+    resources = handler_permissions.reference()[action.partition(":")[0]]["Resources"]
+    return [entry for kind, entry in resources.items() if kind.lower() in kinds]
 
 
 def fits(resource: str, format_: str) -> bool:
@@ -83,6 +92,42 @@ def fits(resource: str, format_: str) -> bool:
     *found, name = resource.split(":", 5)
     same = all("${" in want or want == have for want, have in zip(head, found, strict=True))
     return same and re.fullmatch(tail.replace("${", r"\$\{"), name) is not None
+
+
+@pytest.mark.parametrize(("purpose", "name", "partition"), EVERY)
+def test_a_condition_on_a_resource_is_one_that_the_resource_has(
+    purpose: Purpose, name: str, partition: str
+) -> None:
+    """One that it lacks would never hold, and deny everything."""
+    for statement in document(purpose, name, partition)["Statement"]:
+        keys = [key for condition in statement.get("Condition", {}).values() for key in condition]
+        for key in keys:
+            if key.startswith(("aws:ResourceTag/", "ssm:resourceTag/", "ec2:LaunchTemplate")):
+                general = re.sub(r"Tag/.*", "Tag/${TagKey}", key)
+                for action, resource in itertools.product(statement["Action"], statement["Resource"]):
+                    kinds = [
+                        one for one in entries(action) if any(fits(resource, a) for a in one["ARNFormats"])
+                    ]
+                    assert any(general in one.get("ConditionKeys", []) for one in kinds), (action, resource)
+
+
+@pytest.mark.slow
+def test_cfn_lint_finds_nothing_in_the_policies_as_managed_policies(tmp_path: Path) -> None:
+    for partition, region in iam_configs.REGIONS.items():
+        resources = {
+            f"Policy{purpose.capitalize()}{number}": {
+                "Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": part},
+            }
+            for purpose in PURPOSES
+            for number, part in enumerate(split(document(purpose, "defaults", partition)))
+        }  # fmt: skip
+        path = tmp_path / f"{partition}.json"
+        path.write_text(json.dumps({"AWSTemplateFormatVersion": "2010-09-09", "Resources": resources}))
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "cfn-lint"), "-r", region, "--", str(path)],
+            capture_output=True, text=True, timeout=110, check=False,
+        )  # fmt: skip
+        assert (done.stdout, done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
