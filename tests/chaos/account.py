@@ -87,8 +87,8 @@ class Pod:
     server: subprocess.Popen[bytes] | None = None
     agent: subprocess.Popen[bytes] | None = None
     exits: collections.Counter[int] = field(default_factory=collections.Counter)
-    # When something was done to it, in wall time.
-    incidents: list[float] = field(default_factory=list)
+    # From when to when something was done to it, in wall time.
+    incidents: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -102,9 +102,9 @@ class Pod:
     def log(self) -> Path:
         return self.folder / f"{self.name}-agent.log"
 
-    def note(self, action: str) -> None:
-        """Write into the agent's log, between its own lines, what was done to it."""
-        self.incidents.append(time.time())
+    def note(self, action: str, seconds: float = 0.0) -> None:
+        """Write into the agent's log, between its own lines, what was done to it, for how long."""
+        self.incidents.append((time.time(), time.time() + seconds))
         with self.log.open("a") as log:
             log.write(json.dumps({"action": action}) + "\n")
 

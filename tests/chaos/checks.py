@@ -16,8 +16,8 @@ from sdctl import task_record as record
 
 # How exactly the proxy's times and those of the incidents can be compared, in seconds.
 SLACK_SECONDS = 1.0
-# A drained, a killed, and a twice signalled agent; anything else is a crash.
-EXPECTED_EXITS = {0, -9, 128 + 15}
+# A drained, a killed, a twice signalled agent, and one that had no time to mask the signal; else a crash.
+EXPECTED_EXITS = {0, -9, 128 + 15, -15}
 
 
 class Results:
@@ -228,8 +228,8 @@ class Verdicts:
         if journal.is_faulty or not journal.published:
             return True
         start, end = min(journal.published) - SLACK_SECONDS, journal.recorded + SLACK_SECONDS
-        incidents = (when for pod in self.pods if pod.runtime == runtime for when in pod.incidents)
-        return any(start <= when <= end for when in incidents)
+        incidents = (each for pod in self.pods if pod.runtime == runtime for each in pod.incidents)
+        return any(begun <= end and start <= over for begun, over in incidents)
 
     def files(self, task_id: str, row: record.Row, wanted: Wanted) -> Iterator[str]:
         listed = {*row.image_url, *([row.output_url] if row.output_url else [])}

@@ -31,7 +31,7 @@ class Chaos:
             ("terminate pod", self.terminate_pod),
             ("kill runtime", lambda pod: self.send(pod.server, signal.SIGKILL)),
             ("hang runtime", lambda pod: self.pause(pod.server, self.random.uniform(1, 4))),
-            ("pause agent", lambda pod: self.pause(pod.agent, self.random.uniform(1, 4))),
+            ("pause agent", self.pause_agent),
             ("pause agent past its lease", self.pause_for_long),
             ("step clock", self.step_clock),
         ]
@@ -51,8 +51,13 @@ class Chaos:
         timer.daemon = True
         timer.start()
 
+    def pause_agent(self, pod: Pod) -> None:
+        seconds = self.random.uniform(1, 4)
+        pod.note("chaos_incident", seconds)
+        self.pause(pod.agent, seconds)
+
     def pause_for_long(self, pod: Pod) -> None:
-        pod.note("chaos_pause")
+        pod.note("chaos_pause", LONG_PAUSE_SECONDS)
         self.pause(pod.agent, LONG_PAUSE_SECONDS)
 
     def step_clock(self, pod: Pod) -> None:

@@ -538,7 +538,7 @@ class Settling(RuleBasedStateMachine):
 
 def test_whatever_happens_a_task_ends_once_is_told_of_and_is_never_lost() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        Settling, settings=settings(max_examples=250, stateful_step_count=40, deadline=None)
+        Settling, settings=settings(max_examples=120, stateful_step_count=40, deadline=None)
     )
 
 
