@@ -13,7 +13,7 @@ demo: $(VENV)/.local-installed
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/support/demo.sh
 
 test: lint
-	$(BIN)/pytest -m 'not full'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not full'
 
 # Whatever takes longer: every test, 10,000 tasks of chaos, and the quick tests on every other Python present.
 test-full: lint chaos test-pythons
