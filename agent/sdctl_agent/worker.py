@@ -20,7 +20,7 @@ from sdctl.contract import checkpoint_key
 from sdctl_agent.aws import AWS_FAILURES, StepAbandonedError, StepFailedError, error_code, retry_step
 from sdctl_agent.board import Board
 from sdctl_agent.consumer import Consumer, PollAbortedError
-from sdctl_agent.errors import AgentError, RuntimeDownError, TransientError
+from sdctl_agent.errors import AgentError, PermanentError, RuntimeDownError, TransientError
 from sdctl_agent.estimator import MAX_DEPTH
 from sdctl_agent.handler import UNDECODABLE_DELAY_SECONDS, Handler
 from sdctl_agent.heartbeat import Heartbeat
@@ -39,6 +39,10 @@ INTERRUPT_SECONDS = 10.0
 READY_SECONDS = 20 * 60.0
 READY_TIMEOUT_SECONDS = 5.0
 IDLE_WATCH_SECONDS = 2.0
+# A server whose threads are gone before its connections says such things ("cannot schedule new futures after
+# shutdown"). A pod's containers are signalled at once: so soon the agent is draining, or the server is gone.
+LAST_WORDS = frozenset({"runtime_error", "execution_error"})
+DOUBT_SECONDS = 0.5
 # How long deleting or releasing a message is tried before it is left to its visibility timeout.
 SETTLE_SECONDS = 60.0
 
@@ -368,6 +372,7 @@ class Worker:
                 run = job.run
                 if run is not None and job.error is None and not job.is_stopped():
                     self._guard_errors(job, partial(_take_result, job, run))
+                self._doubt(job)
                 settlement = self._handler.conclude(job)
                 if isinstance(job.error, RuntimeDownError):  # while its outputs were read
                     self._mark_down(job.error.message)
@@ -381,6 +386,14 @@ class Worker:
                 self._settle(job, settlement, was_finishing=True)
         if job.ran is not None:
             self._memory.task_ended()
+
+    def _doubt(self, job: Job) -> None:
+        """Take a failure that a server reports while it is being ended for its end, not for the task's."""
+        error = job.error
+        if not isinstance(error, PermanentError) or error.code not in LAST_WORDS or job.is_stopped():
+            return
+        if self._stopping.wait(DOUBT_SECONDS) or not self._runtime.is_ready(READY_TIMEOUT_SECONDS):
+            job.error = RuntimeDownError(f"the runtime was going away: {error.message}")
 
     def _settle(self, job: Job, settlement: Settlement, *, was_finishing: bool) -> None:
         """Do to the message what was decided; what fails here is left to the visibility timeout."""

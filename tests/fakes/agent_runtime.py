@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -45,6 +46,7 @@ class ScriptedRuntime:
         self.seconds = 0.0
         self.images = [png()]
         self.refusal: tuple[int, dict[str, Any]] | None = None
+        self.on_refusal: Callable[[], object] = lambda: None  # called once it was decided
         self.started: Counter[str] = Counter()
         self.finished: Counter[str] = Counter()
         self.interrupts = 0
@@ -144,7 +146,9 @@ class ScriptedRuntime:
         if path not in ("/sdapi/v1/txt2img", "/sdapi/v1/img2img"):
             return 404, {"detail": "Not Found"}
         if self.refusal is not None:
-            return self.refusal
+            refusal = self.refusal
+            self.on_refusal()
+            return refusal
         name = str(body.get("prompt"))
         with self._gpu:
             self._interrupted.clear()

@@ -237,6 +237,56 @@ def test_a_pod_whose_containers_are_all_ended_at_once_hands_its_task_to_the_next
     assert (result["status"], result["attempts"]) == ("completed", 1)
 
 
+LAST_WORDS = (
+    500,
+    {"error": "RuntimeError", "detail": "", "errors": "cannot schedule new futures after shutdown"},
+)
+
+
+@pytest.mark.parametrize("who_is_ended", ["runtime", "agent"])
+def test_what_a_runtime_says_while_it_is_being_ended_is_no_failure_of_the_task(
+    account: Account, runtime: ScriptedRuntime, start_agent: StartAgent, who_is_ended: str
+) -> None:
+    runtime.refusal = LAST_WORDS
+    agent = start_agent(runtime.url).wait_ready()
+
+    refused = threading.Event()
+
+    def end() -> None:
+        refused.set()
+        if who_is_ended == "agent":
+            agent.signal()
+        else:
+            threading.Timer(0.1, runtime.stop).start()
+
+    runtime.on_refusal = end
+    account.submit("dog")
+    assert refused.wait(10)
+    until("the hand-back", lambda: account.depth() == (1, 0))
+    row = account.row("dog")
+    assert row is not None
+    assert (row.status, row.attempts) == ("queued", 1)
+    assert account.results() == []
+    runtime.refusal = None
+    if who_is_ended == "agent":
+        assert agent.wait(3) == 0
+        start_agent(runtime.url)
+    else:
+        runtime.start()
+    assert account.result_of("dog")["attempts"] == 1
+
+
+def test_an_error_of_a_runtime_that_lives_on_fails_the_task(
+    account: Account, runtime: ScriptedRuntime, start_agent: StartAgent
+) -> None:
+    runtime.refusal = LAST_WORDS
+    start_agent(runtime.url)
+    account.submit("dog")
+    result = account.result_of("dog")
+    assert (result["status"], result["attempts"], result["error"]["code"]) == ("failed", 1, "runtime_error")
+    assert "cannot schedule" in result["error"]["message"]
+
+
 def test_a_dead_runtime_costs_none_of_five_waiting_tasks_an_attempt(
     account: Account, runtime: ScriptedRuntime, start_agent: StartAgent
 ) -> None:
