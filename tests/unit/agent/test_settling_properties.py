@@ -605,3 +605,25 @@ def test_without_a_table_a_task_that_was_lost_can_be_run_again_once_its_lease_is
     assert (second.claim, second.attempts) == ("two", 2)
     with pytest.raises(LostClaimError):
         tasks.hold("dog", "one", None, None, None)
+
+
+def test_a_duplicate_that_comes_between_an_end_and_its_notification_tells_nothing() -> None:
+    world = World()
+    world.submit("dog", None)
+    first = world.queue[0]
+    world.receive(0, first)
+    world.send(first.body)
+    (held,) = world.held[0]
+
+    def duplicate_comes(operation: str) -> bool:
+        row = row_from_item(world.table.items["dog"])
+        if operation == "publish" and row.is_ended and 1 in world.queue:
+            world.called = lambda operation: False  # type: ignore[method-assign]
+            world.receive(1, world.queue[1])
+        return False
+
+    world.called = duplicate_comes  # type: ignore[method-assign]
+    world.conclude(0, held, "result")
+    assert len(world.told) == 1
+    world.check_end()
+    assert len(world.told) == 1
