@@ -135,7 +135,8 @@ def test_a_scrape_tells_tasks_phases_events_and_the_gpus_share(
     assert after["undecodable_messages_total{}"] == 1
     assert after["in_flight_messages{}"] == 1
     assert after["phase_seconds_count{phase=run}"] == 1
-    assert 0.5 <= after["phase_seconds_sum{phase=run}"] < 3
+    # The agent's clock starts when the request is off, which may be a moment after the runtime's.
+    assert 0.4 <= after["phase_seconds_sum{phase=run}"] < 3
     assert after["phase_seconds_count{phase=queue}"] == after["phase_seconds_count{phase=store}"] == 1
     # The task that still runs is counted up to the moment of the scrape.
     assert after["gpu_busy_seconds_total{}"] > after["phase_seconds_sum{phase=run}"] + 0.5

@@ -369,6 +369,14 @@ def test_a_message_is_not_lost_to_a_receiver_that_was_killed(target: LocalTarget
     assert sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2)["Messages"][0]["Body"] == "for the living"
 
 
+def _binds(squatter: socket.socket, port: int) -> bool:
+    try:
+        squatter.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
 def test_a_port_that_was_taken_meanwhile_is_replaced_and_the_state_kept(other: LocalTarget) -> None:
     before = other.up()
     old_url = client(before, "sqs").create_queue(QueueName="kept")["QueueUrl"]
@@ -379,7 +387,9 @@ def test_a_port_that_was_taken_meanwhile_is_replaced_and_the_state_kept(other: L
     eventually(lambda: not any(processes.is_same(pid, mark) for pid, mark in children), "the children's end")
     with socket.socket() as squatter:
         squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        squatter.bind(("127.0.0.1", int((before.endpoint_url or "").rpartition(":")[2])))
+        port = int((before.endpoint_url or "").rpartition(":")[2])
+        # What the ended processes had open may hold the port a moment longer.
+        eventually(lambda: _binds(squatter, port), "the port to be free")
         squatter.listen()
 
         after = other.up()
