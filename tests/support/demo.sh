@@ -14,12 +14,13 @@ cleanup() {
 }
 trap cleanup EXIT INT TERM
 
+# Shows a command as one would type it, then runs it.
 run() {
-  printf "\n$ %s\n" "$*"
-  "$@"
+  printf '\n$ %s\n' "$1"
+  eval "$1"
 }
-run sdctl deploy --target local --yes
-run sdctl submit t2i "A dog" --wait --download out
-run sdctl destroy --target local --yes
+run 'sdctl deploy --target local --yes'
+run 'sdctl submit t2i "A dog" --wait --download out'
+run 'sdctl destroy --target local --yes'
 trap - EXIT INT TERM
 rm -rf "$SDCTL_HOME"
