@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sdctl import contract
 from sdctl.config.model import Config, RuntimeConfig
-from sdctl.errors import ConfigError
+from sdctl.errors import ConfigError, NotFoundError
 from sdctl.render import policies
 from sdctl.render.alarms import front_alarms
 from sdctl.render.api import api_context
@@ -43,13 +43,52 @@ LISTED_ATTRIBUTES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """A value that a stack gives once it is there: a parameter of another, or a leaf of Helm values."""
+
+    stack: str
+    name: str
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value where no stack is there to give it."""
+        return f"${{{self.stack}.{self.name}}}"
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """A stack as it is to be: template, parameters, tags."""
 
     name: str
     template: Rendered
-    parameters: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str | Output] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def resolve(value: Any, outputs: Mapping[str, Mapping[str, str]]) -> Any:
+    """Replace every `Output` in nested mappings, lists and tuples.
+
+    Args:
+        value: what holds them.
+        outputs: the outputs by stack name.
+
+    Raises:
+        NotFoundError: a stack is not there, or lacks the output.
+    """
+    match value:
+        case Output():
+            try:
+                return outputs[value.stack][value.name]
+            except KeyError as error:
+                raise NotFoundError(
+                    f"the stack {value.stack} has no output {value.name}", hint="run sdctl deploy"
+                ) from error
+        case Mapping():
+            return {key: resolve(entry, outputs) for key, entry in value.items()}
+        case list() | tuple():
+            return type(value)(resolve(entry, outputs) for entry in value)
+        case _:
+            return value
 
 
 def logical_id(name: str) -> str:
@@ -88,7 +127,7 @@ def front_stack(
     # Rendered twice: the second time with the hash of the API that the first one shows.
     draft = render_yaml(FRONT_TEMPLATE, context | {"api_hash": ""})
     template = render_yaml(FRONT_TEMPLATE, context | {"api_hash": _api_hash(draft.document)})
-    parameters = {"AssetBucket": asset_bucket}
+    parameters: dict[str, str | Output] = {"AssetBucket": asset_bucket}
     parameters |= {name: code_keys[package] for name, package in code_parameters().items()}
     return Stack(
         config.front_stack_name, template, parameters, {**config.tags, "sdctl:stack": config.stack_name}
