@@ -17,6 +17,7 @@ from sdctl.tasks.api import ApiAccess, TaskApi
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
+    from sdctl.local.target import LocalTarget
 
 # The guide's one runtime, where nothing says which there are.
 DEFAULT_RUNTIMES: Final = {"sdruntime": contract.SDWEBUI}
@@ -94,6 +95,28 @@ def aws(deployment: Deployment) -> Aws:
         return Aws(LocalTarget(state, deployment.stack_name, Path(deployment.folder)).access())
     profile = context.current().profile or deployment.profile or None
     return Aws(AwsAccess(region=deployment.region, profile=profile))
+
+
+def region() -> str:
+    """Return the region that a flag or the environment names.
+
+    Raises:
+        ConfigError: nothing names one.
+    """
+    env = context.environment()
+    found = context.current().region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
+    if not found:
+        raise ConfigError("no region is set", hint="pass -R REGION, or set AWS_DEFAULT_REGION")
+    return found
+
+
+def local_target(stack_name: str, folder: Path | None = None) -> LocalTarget:
+    """Return a deployment on this machine, of the folder we are in unless another is given."""
+    from sdctl.deployments import home
+    from sdctl.local.target import LocalTarget
+
+    env = context.environment()
+    return LocalTarget(home(env), stack_name, folder or Path.cwd(), region=context.current().region, env=env)
 
 
 def runtimes() -> dict[str, str]:

@@ -111,6 +111,12 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     return "\n".join(_line(line, widths) for line in cells)
 
 
+def pairs(values: Mapping[str, str]) -> str:
+    """Lay out names and values, one pair a line."""
+    width = max(map(len, values), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in values.items())
+
+
 def _line(line: list[str], widths: list[int]) -> str:
     padded = [cell + " " * (width - cell_width(cell)) for cell, width in zip(line, widths, strict=True)]
     return "  ".join(padded).rstrip()
