@@ -23,15 +23,18 @@ _NODE_POLICIES: Final = (
 
 
 def cluster_stack(config: Config, *, model_bucket: str) -> Stack:
-    """Render the cluster; subnets, deployer and Kubernetes version are parameters.
+    """Render the cluster; subnets, deployer, Kubernetes version and model bucket are parameters.
 
     Args:
         config: the configuration.
         model_bucket: what Mountpoint may read.
     """
     tags = {**config.tags, "sdctl:stack": config.stack_name}
-    parameters = {"KubernetesVersion": config.kubernetes_version or DEFAULT_KUBERNETES_VERSION}
-    template = render_yaml(CLUSTER_TEMPLATE, _context(config, model_bucket))
+    parameters = {
+        "KubernetesVersion": config.kubernetes_version or DEFAULT_KUBERNETES_VERSION,
+        "ModelBucket": model_bucket,
+    }
+    template = render_yaml(CLUSTER_TEMPLATE, _context(config))
     return Stack(f"{config.stack_name}-cluster", template, parameters, tags)
 
 
@@ -46,7 +49,7 @@ def _managed(name: str) -> str:
     return f"arn:${{AWS::Partition}}:iam::aws:policy/{name}"
 
 
-def _context(config: Config, model_bucket: str) -> dict[str, Any]:
+def _context(config: Config) -> dict[str, Any]:
     name = config.stack_name
     nodes = config.cluster_components
     return {
@@ -67,7 +70,7 @@ def _context(config: Config, model_bucket: str) -> dict[str, Any]:
         "system_instance_type": nodes.instance_type,
         "system_node_count": nodes.desired_count,
         "system_node_count_max": nodes.desired_count + SPARE_SYSTEM_NODES,
-        "pod_roles": _pod_roles(config, model_bucket),
+        "pod_roles": _pod_roles(config),
         "pod_addons": _pod_addons(),
         "interruption_rules": [
             {"logical": logical, "source": source, "detail_type": detail_type}
@@ -81,9 +84,9 @@ def _tag_list(config: Config) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
 
 
-def _pod_roles(config: Config, model_bucket: str) -> list[dict[str, Any]]:
+def _pod_roles(config: Config) -> list[dict[str, Any]]:
     """List the roles of pods; one whose add-on associates it itself has no association here."""
-    bucket = f"arn:${{AWS::Partition}}:s3:::{model_bucket}"
+    bucket = "arn:${AWS::Partition}:s3:::${ModelBucket}"
     queues = f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{config.front_stack_name}-*"
     return [
         {

@@ -45,7 +45,7 @@ def write_logs(log_group_logical_id: str) -> Statement:
     )
 
 
-def api_statements(model_bucket: str) -> list[Statement]:
+def api_statements() -> list[Statement]:
     """Submit, read, list, cancel and retry tasks; sign downloads of outputs and uploads of inputs."""
     return [
         allow(["dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"], [_TABLE]),
@@ -56,7 +56,7 @@ def api_statements(model_bucket: str) -> list[Statement]:
         allow(["s3:PutObject"], [_output_objects(f"{RESERVED_PREFIX}/*")]),
         # Without it S3 answers 403 and not 404 to what has expired.
         allow(["s3:ListBucket"], [{"Fn::GetAtt": ["OutputBucket", "Arn"]}]),
-        allow(["s3:ListBucket"], [{"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::{model_bucket}"}]),
+        allow(["s3:ListBucket"], [{"Fn::Sub": "arn:${AWS::Partition}:s3:::${ModelBucket}"}]),
     ]
 
 

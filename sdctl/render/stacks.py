@@ -123,11 +123,11 @@ def front_stack(
         asset_bucket: where the Lambda zips are.
         code_keys: S3 key by package name.
     """
-    context = _front_context(config, target, model_bucket)
+    context = _front_context(config, target)
     # Rendered twice: the second time with the hash of the API that the first one shows.
     draft = render_yaml(FRONT_TEMPLATE, context | {"api_hash": ""})
     template = render_yaml(FRONT_TEMPLATE, context | {"api_hash": _api_hash(draft.document)})
-    parameters: dict[str, str | Output] = {"AssetBucket": asset_bucket}
+    parameters: dict[str, str | Output] = {"AssetBucket": asset_bucket, "ModelBucket": model_bucket}
     parameters |= {name: code_keys[package] for name, package in code_parameters().items()}
     return Stack(
         config.front_stack_name, template, parameters, {**config.tags, "sdctl:stack": config.stack_name}
@@ -174,13 +174,13 @@ def runtimes_variable(config: Config) -> str:
     return packed
 
 
-def _front_context(config: Config, target: str, model_bucket: str) -> dict[str, Any]:
+def _front_context(config: Config, target: str) -> dict[str, Any]:
     runtimes = [_runtime_context(runtime) for runtime in config.runtimes]
     dead_letter_queues = [runtime["dead_letter_queue"] for runtime in runtimes]
     return {
         "description": f"sdctl {config.stack_name}: task API, queues and storage",
         "runtimes": runtimes,
-        "functions": _functions(config, model_bucket, dead_letter_queues),
+        "functions": _functions(config, dead_letter_queues),
         "alarms": front_alarms(dead_letter_queues, list(_PACKAGES)),
         "api": api_context(),
         "retention_seconds": contract.QUEUE_RETENTION_SECONDS,
@@ -218,14 +218,14 @@ def _runtime_context(runtime: RuntimeConfig) -> dict[str, Any]:
     }
 
 
-def _functions(config: Config, model_bucket: str, dead_letter_queues: list[str]) -> list[dict[str, Any]]:
+def _functions(config: Config, dead_letter_queues: list[str]) -> list[dict[str, Any]]:
     table, runtimes = {"Ref": "TaskTable"}, runtimes_variable(config)
     topics = {"INPUT_TOPIC_ARN": {"Ref": "InputTopic"}, "OUTPUT_TOPIC_ARN": {"Ref": "OutputTopic"}}
     shared = {"TASK_TABLE": table, **topics, "OUTPUT_BUCKET": {"Ref": "OutputBucket"}, "RUNTIMES": runtimes}
     return [
         _function(
             "Api", "Takes, lists, cancels and retries tasks", 512, 29,
-            policies.api_statements(model_bucket), shared | {"MODEL_BUCKET": model_bucket},
+            policies.api_statements(), shared | {"MODEL_BUCKET": {"Ref": "ModelBucket"}},
         ),
         _function(
             "DeadLetters", "Fails the tasks of dead letters", 256, DEAD_LETTERS_TIMEOUT_SECONDS,

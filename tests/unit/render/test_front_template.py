@@ -427,4 +427,4 @@ def test_the_stack_is_named_and_tagged_as_the_guide_wants() -> None:
     stack = rendered("several-runtimes")
     assert stack.name == "farmStack"
     assert stack.tags == {"team": "art", "sdctl:stack": "farm"}
-    assert set(stack.parameters) == {"AssetBucket", *code_parameters()}
+    assert set(stack.parameters) == {"AssetBucket", "ModelBucket", *code_parameters()}
