@@ -76,6 +76,16 @@ def load_config(path: Path | None, overrides: Overrides, env: Mapping[str, str])
     return Loaded(config, tuple(notes), path)
 
 
+def check_region(loaded: Loaded, region: str) -> None:
+    """Refuse a configuration that cannot be deployed into a region of AWS.
+
+    Raises:
+        ConfigError: lists every problem, one a line.
+    """
+    found = [f"{where}: {what}" for where, what in rules.region_problems(loaded.config, region)]
+    _raise_problems(found, str(loaded.path) if loaded.path else "the settings")
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the file, for editors."""
     schema = Config.model_json_schema(by_alias=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdctl.config.model import Config, RuntimeConfig
+from sdctl.config.model import Config, NetworkConfig, RuntimeConfig
 from sdctl.contract import NAME_PATTERN, checkpoint_key
 
 Finding = tuple[str, str]
@@ -36,11 +36,66 @@ def problems(config: Config) -> Iterator[Finding]:
                     (f'"{runtime.checkpoint}" is also the model of modelsRuntime/{first}'),
                 )
         yield from _cache_problems(runtime, path)
-    network = config.network
-    if network.vpc_id and len(network.subnet_ids) < 2:
-        yield "network/subnetIds", "an existing VPC needs at least two private subnets in different zones"
+    yield from _network_problems(config.network)
+    for key in config.tags:
+        # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cfn-console-add-tags.html
+        if key.lower().startswith(("aws:", "sdctl:")):
+            yield f"tags/{key}", 'keys that begin with "aws:" or "sdctl:" are not yours to give'
+
+
+def _network_problems(network: NetworkConfig) -> Iterator[Finding]:
     if network.subnet_ids and not network.vpc_id:
         yield "network/vpcId", "is required with subnetIds"
+    if len(set(network.subnet_ids)) < len(network.subnet_ids):
+        yield "network/subnetIds", "names a subnet twice"
+    if len(set(network.zones)) < len(network.zones):
+        yield "network/zones", "names a zone twice"
+    elif len(network.zones) == 1:
+        yield "network/zones", "has 1 entry; EKS needs subnets in two zones at least"
+    if network.vpc_id:
+        if len(set(network.subnet_ids)) < 2:
+            yield "network/subnetIds", "an existing VPC needs at least two private subnets in different zones"
+        for key, is_given in (("zones", network.zones), ("interfaceEndpoints", network.interface_endpoints)):
+            if is_given:
+                yield f"network/{key}", "does not go with vpcId: an existing VPC is left as it is"
+
+
+def partition_of(region: str) -> str:
+    """Return the partition of a region: `aws`, `aws-cn` or `aws-us-gov`."""
+    if region.startswith("cn-"):
+        return "aws-cn"
+    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
+
+
+def region_problems(config: Config, region: str) -> Iterator[Finding]:
+    """Yield (path, message) of everything that does not fit the region that it is to be deployed into."""
+    partition = partition_of(region)
+    domain = config.api.custom_domain
+    arns = {
+        "modelBucketArn": config.model_bucket_arn,
+        "kmsKeyArn": config.kms_key_arn,
+        "permissionsBoundaryArn": config.permissions_boundary_arn,
+        "APIGW/customDomain/certificateArn": domain.certificate_arn if domain else None,
+    }
+    for path, arn in arns.items():
+        parts = arn.split(":") if arn else []
+        if parts and parts[1] != partition:
+            yield path, f'"{arn}" is of the partition {parts[1]}, {region} is in {partition}'
+        elif parts and parts[3] and parts[3] != region:
+            yield path, f'"{arn}" lies in {parts[3]}, the deployment in {region}'
+    for index, zone in enumerate(config.network.zones):
+        if zone[:-1] != region:
+            yield f"network/zones/{index}", f'"{zone}" is no zone of {region}'
+    if partition == "aws-cn":
+        if not config.image_registry:
+            suggestion = f"<account>.dkr.ecr.{region}.amazonaws.com.cn/sdctl"
+            yield (
+                "imageRegistry",
+                f"is required in China, where public registries are not reached: {suggestion}, "
+                "filled by sdctl image mirror",
+            )
+        if config.budget:
+            yield "budget", "AWS Budgets does not exist in China"
 
 
 def _cache_problems(runtime: RuntimeConfig, path: str) -> Iterator[Finding]:

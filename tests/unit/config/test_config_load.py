@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from sdctl.config.example import EXAMPLE_FILE, example_text
-from sdctl.config.load import Loaded, Overrides, json_schema, load_config
+from sdctl.config.load import Loaded, Overrides, check_region, json_schema, load_config
 from sdctl.config.model import Config
 from sdctl.errors import ConfigError
 
@@ -112,13 +112,14 @@ def test_the_example_loads_without_a_warning_and_shows_the_defaults() -> None:
 
 def test_every_commented_key_of_the_example_is_a_key() -> None:
     """Taking the comment signs away must leave a valid file: no example rots in a comment."""
-    keys = "modelBucketArn|chart|dataVolume|  snap|vpcId|subnetIds|kubernetes|perm"
-    text = re.sub(rf"^( *)# (?=({keys}))", r"\1", example_text(), flags=re.MULTILINE)
+    text = re.sub(r"^( *)# (?= *[a-zA-Z]+:( |$))", r"\1", example_text(), flags=re.MULTILINE)
     document = yaml.safe_load(text)
     assert document["modelsRuntime"][0]["extraValues"]["karpenter"]["nodeTemplate"]["dataVolume"][
         "snapshotID"
     ]
-    assert Config.model_validate(document).network.vpc_id
+    config = Config.model_validate(document)
+    assert config.network.vpc_id
+    assert set(document) == {field.alias for field in Config.model_fields.values()}
 
 
 def test_without_a_file_the_guides_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +282,115 @@ PROBLEMS: list[tuple[str, dict[str, Any], str]] = [
         'network/vpcCidr: "10.0.0.0/24" is not a private /16 network',
     ),
     ("kubernetes", {"kubernetesVersion": "1.9.1"}, 'kubernetesVersion: "1.9.1" does not match'),
+    ("one zone", {"network": {"zones": ["us-east-1a"]}}, "network/zones: has 1 entry; EKS needs"),
+    ("same zone", {"network": {"zones": ["us-east-1a"] * 2}}, "network/zones: names a zone twice"),
+    ("zone id", {"network": {"zones": ["use1-az1", "us-east-1a"]}}, 'network/zones/0: "use1-az1" does not'),
+    (
+        "zones of an existing vpc",
+        {
+            "network": {
+                "vpcId": "vpc-01234567",
+                "subnetIds": ["subnet-01234567", "subnet-12345678"],
+                "zones": ["us-east-1a", "us-east-1b"],
+            }
+        },
+        "network/zones: does not go with vpcId",
+    ),
+    (
+        "same subnet",
+        {
+            "network": {
+                "vpcId": "vpc-01234567",
+                "subnetIds": ["subnet-01234567", "subnet-01234567", "subnet-12345678"],
+            }
+        },
+        "network/subnetIds: names a subnet twice",
+    ),
+    (
+        "private addresses on the public endpoint",
+        {"network": {"publicAccessCidrs": ["10.0.0.0/8"]}},
+        'network/publicAccessCidrs/0: "10.0.0.0/8" is private',
+    ),
+    (
+        "bits outside of the network",
+        {"network": {"publicAccessCidrs": ["203.1.113.7/24"]}},
+        "network/publicAccessCidrs/0: 203.1.113.7/24 has host bits set",
+    ),
+    (
+        "instance type",
+        {"clusterComponents": {"instanceType": "m7g.larger"}},
+        'clusterComponents/instanceType: "m7g.larger" does not match',
+    ),
+    ("budget without address", {"budget": {"monthlyAmount": 5}}, "budget/email: is required"),
+    ("address", {"alarms": {"email": "me"}}, 'alarms/email: "me" does not match'),
+    ("alias of a key", {"kmsKeyArn": "alias/a"}, 'kmsKeyArn: "alias/a" does not match'),
+    ("registry with scheme", {"imageRegistry": "https://a/b"}, 'imageRegistry: "https://a/b" does not match'),
+    (
+        "domain",
+        {
+            "APIGW": {
+                "customDomain": {
+                    "domainName": "a",
+                    "certificateArn": "arn:aws:acm:eu-west-1:123456789012:c/1",
+                }
+            }
+        },
+        'APIGW/customDomain/domainName: "a" does not match',
+    ),
+    ("tuner", {"ebsThroughputTuner": {"iops": 1}}, "ebsThroughputTuner/iops: 1: input should be greater"),
+    ("our own tag", {"tags": {"sdctl:stack": "x"}}, 'tags/sdctl:stack: keys that begin with "aws:" or'),
 ]
+
+KEY = "key/01234567-89ab-cdef-0123-456789abcdef"
+ELSEWHERE: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("us-west-2", {"modelBucketArn": "arn:aws:s3:::models"}, []),
+    (
+        "cn-north-1",
+        {"modelBucketArn": "arn:aws:s3:::models", "budget": {"monthlyAmount": 9, "email": "a@b.example"}},
+        ["modelBucketArn", "imageRegistry", "budget"],
+    ),
+    ("us-west-2", {"kmsKeyArn": f"arn:aws:kms:us-east-1:123456789012:{KEY}"}, ["kmsKeyArn"]),
+    ("us-west-2", {"network": {"zones": ["us-west-2a", "us-west-1b"]}}, ["network/zones/1"]),
+    ("us-gov-west-1", {"permissionsBoundaryArn": "arn:aws:iam::aws:policy/x"}, ["permissionsBoundaryArn"]),
+    (
+        "cn-north-1",
+        {
+            "imageRegistry": "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/sdctl",
+            "kmsKeyArn": f"arn:aws-cn:kms:cn-north-1:123456789012:{KEY}",
+        },
+        [],
+    ),
+    (
+        "eu-west-1",
+        {
+            "APIGW": {
+                "customDomain": {
+                    "domainName": "a.example",
+                    "certificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/1",
+                }
+            }
+        },
+        ["APIGW/customDomain/certificateArn"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("region", "document", "paths"), ELSEWHERE)
+def test_what_does_not_fit_the_region_is_told_at_once(
+    tmp_path: Path, region: str, document: dict[str, Any], paths: list[str]
+) -> None:
+    loaded = load(tmp_path, json.dumps(document))
+    if not paths:
+        check_region(loaded, region)
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_region(loaded, region)
+    assert [line.split(":")[0] for line in caught.value.message.splitlines()[1:]] == paths
+
+
+def test_no_address_at_all_keeps_the_kubernetes_api_inside(tmp_path: Path) -> None:
+    config = load(tmp_path, "network: {publicAccessCidrs: []}").config
+    assert config.network.public_access_cidrs == ()
 
 
 @pytest.mark.parametrize(
