@@ -44,7 +44,7 @@ def resource_name(resource: Mapping[str, Any]) -> str:
     if kind == "Fn::GetAtt":
         return str(value[0])
     if kind == "Fn::Sub":
-        return str(value).replace(".Arn}", "").replace("${", "").removeprefix("arn:AWS::Partition}:s3:::")
+        return str(value).removeprefix("arn:${AWS::Partition}:s3:::").replace(".Arn}", "").strip("${}")
     assert kind == "Ref"
     return str(value)
 
@@ -52,7 +52,7 @@ def resource_name(resource: Mapping[str, Any]) -> str:
 def needed(front: Front, used: Iterable[tuple[str, Mapping[str, Any]]]) -> set[Permission]:
     """Translate calls into the permissions that AWS asks for."""
     names = {
-        front.table: "TaskTable", front.bucket: "OutputBucket", front.model_bucket: "models",
+        front.table: "TaskTable", front.bucket: "OutputBucket", front.model_bucket: "ModelBucket",
         front.input_topic: "InputTopic", front.output_topic: "OutputTopic", "unrouted": "UnroutedQueue",
     }  # fmt: skip
     found: set[Permission] = set()
