@@ -70,6 +70,7 @@ class StackView:
     outputs: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    is_protected: bool = False
 
     @property
     def state(self) -> StackState:
@@ -113,15 +114,13 @@ class CloudFormation:
                 stack = self._client.describe_stacks(StackName=name)["Stacks"][0]
         except NotFoundError:
             return None
-        return StackView(
-            name=stack["StackName"],
-            id=stack["StackId"],
-            status=stack["StackStatus"],
-            reason=stack.get("StackStatusReason", ""),
-            outputs={item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", ())},
-            parameters={item["ParameterKey"]: item["ParameterValue"] for item in stack.get("Parameters", ())},
-            tags={item["Key"]: item["Value"] for item in stack.get("Tags", ())},
-        )
+        return _view(stack)
+
+    def all(self) -> Iterator[StackView]:
+        """Yield every stack of the region that is not deleted."""
+        with aws_errors("list the stacks"):
+            for page in self._client.get_paginator("describe_stacks").paginate():
+                yield from map(_view, page["Stacks"])
 
     def template(self, name: str) -> dict[str, Any]:
         """Return the template that a stack was last given."""
@@ -180,6 +179,11 @@ class CloudFormation:
             answer = self._client.delete_stack(StackName=name)
         return response_time(answer)
 
+    def unprotect(self, name: str) -> None:
+        """Let a stack be deleted that was protected from it."""
+        with aws_errors(f"switch the protection of the stack {name} off"):
+            self._client.update_termination_protection(StackName=name, EnableTerminationProtection=False)
+
     def last_events(self, stack_id: str) -> tuple[set[str], datetime | None]:
         """Return the ids of a stack's newest events, and the time of the last one by AWS's clock."""
         with aws_errors("read the stack's events"):
@@ -207,6 +211,19 @@ class CloudFormation:
                         reason=item.get("ResourceStatusReason", ""),
                         physical_id=item.get("PhysicalResourceId", ""),
                     )
+
+
+def _view(stack: Mapping[str, Any]) -> StackView:
+    return StackView(
+        name=stack["StackName"],
+        id=stack["StackId"],
+        status=stack["StackStatus"],
+        reason=stack.get("StackStatusReason", ""),
+        outputs={item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", ())},
+        parameters={item["ParameterKey"]: item["ParameterValue"] for item in stack.get("Parameters", ())},
+        tags={item["Key"]: item["Value"] for item in stack.get("Tags", ())},
+        is_protected=bool(stack.get("EnableTerminationProtection")),
+    )
 
 
 @contextmanager
