@@ -13,6 +13,8 @@ from typing import Any, Final
 INTAKE_AGE_SECONDS: Final = 900
 # Longer than a dead letter stays invisible between two looks: the alarm stays up while one is left.
 DEAD_LETTER_PERIOD_SECONDS: Final = 600
+# Nodes and models are there long before.
+LONG_WAIT_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,25 @@ def front_alarms(dead_letter_queues: Sequence[str], functions: Sequence[str]) ->
         Alarm("RestApiAlarm", "The task API answers server errors", "AWS/ApiGateway", "5XXError", api)
     )
     return alarms
+
+
+def runtime_alarms(task_timeout_seconds: int) -> list[Alarm]:
+    """Return the alarms of a runtime's stack.
+
+    Args:
+        task_timeout_seconds: how long one task may run; until it ends its message is in the queue.
+    """
+    return [
+        # A function takes dead letters away at once: they are seen as they are received.
+        _queue_alarm(
+            "DeadLetterQueue", "Dead letters", "NumberOfMessagesReceived",
+            period_seconds=DEAD_LETTER_PERIOD_SECONDS,
+        ),
+        _queue_alarm(
+            "Queue", "Tasks wait for long, or nobody takes them", "ApproximateAgeOfOldestMessage",
+            statistic="Maximum", threshold=task_timeout_seconds + LONG_WAIT_SECONDS,
+        ),
+    ]  # fmt: skip
 
 
 def _queue_alarm(queue: str, description: str, metric: str, **more: Any) -> Alarm:

@@ -5,6 +5,8 @@ A value may be a CloudFormation intrinsic (`{"Ref": …}`): the template writes 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sdctl.contract import RESERVED_PREFIX
@@ -14,6 +16,8 @@ Statement = dict[str, Any]
 _TABLE: Final = {"Fn::GetAtt": ["TaskTable", "Arn"]}
 _INPUT_TOPIC: Final = {"Ref": "InputTopic"}
 _OUTPUT_TOPIC: Final = {"Ref": "OutputTopic"}
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+_BUCKET_URL: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/?")
 
 
 def allow(actions: list[str], resources: list[Any], **condition: Any) -> Statement:
@@ -82,3 +86,37 @@ def sweep_statements() -> list[Statement]:
 def unrouted_statements() -> list[Statement]:
     """Keep the messages that reach no runtime."""
     return [_consume(["IntakeQueue"]), allow(["sqs:SendMessage"], [{"Fn::GetAtt": ["UnroutedQueue", "Arn"]}])]
+
+
+def agent_statements(
+    input_allowlist: Sequence[str] = (), *, kms_key_arn: str | None = None
+) -> list[Statement]:
+    """Run the tasks of one queue: the agent's work, in the stack of its runtime.
+
+    Args:
+        input_allowlist: where inputs may come from; its `s3://` entries may be read.
+        kms_key_arn: the key of queue, topic, table and bucket, where there is one.
+    """
+    bucket = "arn:${AWS::Partition}:s3:::${OutputBucket}"
+    table = "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/${TaskTableName}"
+    matches = [_BUCKET_URL.fullmatch(entry.strip().lower()) for entry in input_allowlist]
+    inputs = [f"arn:${{AWS::Partition}}:s3:::{match[1]}" for match in matches if match]
+    statements = [
+        allow(
+            ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"],
+            [{"Fn::GetAtt": ["Queue", "Arn"]}],
+        ),
+        allow(["sqs:SendMessage"], [{"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}]),
+        allow(["sns:Publish"], [{"Ref": "OutputTopicArn"}]),
+        allow(["dynamodb:GetItem", "dynamodb:UpdateItem"], [{"Fn::Sub": table}]),
+        allow(["s3:PutObject", "s3:AbortMultipartUpload"], [{"Fn::Sub": f"{bucket}/*"}]),
+        allow(["s3:GetObject"], [{"Fn::Sub": f"{arn}/*"} for arn in (bucket, *inputs)]),
+        # Without it S3 answers 403 and not 404 to what has expired.
+        allow(["s3:ListBucket"], [{"Fn::Sub": arn} for arn in (bucket, *inputs)]),
+    ]
+    return [*statements, *use_key(kms_key_arn)]
+
+
+def use_key(kms_key_arn: str | None) -> list[Statement]:
+    """Read and write what a key of the account's own protects; nothing where AWS's keys do."""
+    return [allow(["kms:Decrypt", "kms:GenerateDataKey"], [kms_key_arn])] if kms_key_arn else []

@@ -19,6 +19,7 @@ from sdctl.render.api import api_context
 from sdctl.render.engine import Rendered, render_yaml
 
 FRONT_TEMPLATE: Final = "front.yaml.j2"
+STACK_TAG: Final = "sdctl:stack"
 # Messages may come this often without our agent having failed: hand-backs are receives too.
 SPARE_RECEIVES: Final = 20
 # A task's own objects outlive its message and its row's open time.
@@ -91,6 +92,16 @@ def resolve(value: Any, outputs: Mapping[str, Mapping[str, str]]) -> Any:
             return value
 
 
+def stack_tags(config: Config) -> dict[str, str]:
+    """Return the tags of every stack of a deployment, which CloudFormation puts on what they hold."""
+    return {**config.tags, STACK_TAG: config.stack_name}
+
+
+def runtimes_path(stack_name: str) -> str:
+    """Return below which path of Parameter Store a deployment's runtimes are listed."""
+    return f"/sdctl/{stack_name}/runtimes"
+
+
 def logical_id(name: str) -> str:
     """Turn a runtime's name into a part of a CloudFormation logical id, letters and digits only.
 
@@ -129,9 +140,7 @@ def front_stack(
     template = render_yaml(FRONT_TEMPLATE, context | {"api_hash": _api_hash(draft.document)})
     parameters: dict[str, str | Output] = {"AssetBucket": asset_bucket, "ModelBucket": model_bucket}
     parameters |= {name: code_keys[package] for name, package in code_parameters().items()}
-    return Stack(
-        config.front_stack_name, template, parameters, {**config.tags, "sdctl:stack": config.stack_name}
-    )
+    return Stack(config.front_stack_name, template, parameters, stack_tags(config))
 
 
 def filter_policy(runtime: RuntimeConfig) -> dict[str, Any]:
