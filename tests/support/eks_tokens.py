@@ -12,7 +12,10 @@ ACCESS_KEY = "testing"
 SECRET_KEY = "testing"
 
 
-def problem_with(token: str, cluster: str, *, now: datetime | None = None) -> str:
+def problem_with(
+    token: str, cluster: str, *, now: datetime | None = None, access_key: str = ACCESS_KEY,
+    secret_key: str = SECRET_KEY,
+) -> str:  # fmt: skip
     """Return why a token is no good for a cluster; empty where it is good.
 
     Signature Version 4 in the query: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html
@@ -29,24 +32,29 @@ def problem_with(token: str, cluster: str, *, now: datetime | None = None) -> st
     names = query["X-Amz-SignedHeaders"].split(";")
     if "x-k8s-aws-id" not in names or "host" not in names:
         return "the cluster's name is not signed"
-    if not query["X-Amz-Credential"].startswith(f"{ACCESS_KEY}/"):
+    if not query["X-Amz-Credential"].startswith(f"{access_key}/"):
         return "an unknown access key"
     made_at = datetime.strptime(query["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     if not timedelta(minutes=-1) < (now or datetime.now(UTC)) - made_at < timedelta(minutes=15):
         return "too old, or from the future"
     if int(query["X-Amz-Expires"]) > 900:
         return "expires too late"
-    return "" if _signature(url, query, names, cluster) == query["X-Amz-Signature"] else "wrong signature"
+    signature = _signature(url, query, names, cluster, secret_key)
+    return "" if signature == query["X-Amz-Signature"] else "wrong signature"
 
 
-def is_good(token: str, cluster: str) -> bool:
+def is_good(
+    token: str, cluster: str, *, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY
+) -> bool:  # fmt: skip
     try:
-        return problem_with(token, cluster) == ""
+        return problem_with(token, cluster, access_key=access_key, secret_key=secret_key) == ""
     except (KeyError, ValueError):
         return False
 
 
-def _signature(url: SplitResult, query: dict[str, str], names: list[str], cluster: str) -> str:
+def _signature(
+    url: SplitResult, query: dict[str, str], names: list[str], cluster: str, secret_key: str
+) -> str:  # fmt: skip
     headers = {"host": url.netloc, "x-k8s-aws-id": cluster}
     pairs = sorted(
         (quote(name, safe="-_.~"), quote(value, safe="-_.~"))
@@ -60,7 +68,7 @@ def _signature(url: SplitResult, query: dict[str, str], names: list[str], cluste
     _, *scope = query["X-Amz-Credential"].split("/")
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     text = "\n".join(["AWS4-HMAC-SHA256", query["X-Amz-Date"], "/".join(scope), digest])
-    key = f"AWS4{SECRET_KEY}".encode()
+    key = f"AWS4{secret_key}".encode()
     for part in scope:
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()

@@ -24,14 +24,16 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_emulator(
-    folder: Path, *, account: str = "123456789012", environment: Mapping[str, str] | None = None
-) -> Iterator[str]:
+    folder: Path, *, account: str = "123456789012", environment: Mapping[str, str] | None = None,
+    module: str = "ministack",
+) -> Iterator[str]:  # fmt: skip
     """Run ministack on loopback for as long as the context lasts.
 
     Args:
         folder: where its log is written.
         account: the account that it plays; use it as the access key too.
         environment: settings of ministack's own besides.
+        module: what is run.
 
     Yields:
         The endpoint URL for all services.
@@ -45,7 +47,7 @@ def running_emulator(
     }  # fmt: skip
     with (folder / "emulator.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ministack"],
+            [sys.executable, "-m", module],
             env=settings,
             stdin=subprocess.DEVNULL,
             stdout=log,
