@@ -1,22 +1,33 @@
-"""The network stack: a VPC with three public and three private subnets, or nothing where one exists."""
+"""The network stack: a VPC with public and private subnets in two or three zones, or none where one exists.
+
+An existing VPC is left as it is: no endpoint, route or tag is added to it; `doctor` looks at what it lacks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import IPv4Network
 from typing import Any, Final
 
 from sdctl.config.model import Config
+from sdctl.errors import ConfigError
 from sdctl.render.engine import render_yaml
 from sdctl.render.stacks import Stack
 
 NETWORK_TEMPLATE: Final = "network.yaml.j2"
 ZONES: Final = 3
+MIN_ZONES: Final = 2
 SUBNET_PREFIX: Final = 19
+# Zones, by id, that EKS refuses for a control plane: names mean another zone in each account.
+# https://docs.aws.amazon.com/eks/latest/userguide/network-reqs.html
+# and for Beijing https://github.com/eksctl-io/eksctl/issues/3916
+ZONE_IDS_WITHOUT_EKS: Final = frozenset({"use1-az3", "usw1-az2", "cac1-az3", "cnn1-az4"})
 # Traffic to these needs no NAT and costs nothing:
 # https://docs.aws.amazon.com/vpc/latest/privatelink/gateway-endpoints.html
 GATEWAY_SERVICES: Final = ("s3", "dynamodb")
-# What nodes and pods call where no NAT leads out: images, identities, queues, topics, logs, metrics and
-# the instances that Karpenter starts. eks-auth is where EKS Pod Identity takes its credentials from.
+# What nodes and pods call: images, identities, queues, topics, logs, metrics and the instances that
+# Karpenter starts; each endpoint is paid for by zone and hour. eks-auth is where EKS Pod Identity takes its credentials from. IAM and the
+# price list have no endpoint: https://karpenter.sh/docs/getting-started/getting-started-with-karpenter/
 # https://docs.aws.amazon.com/eks/latest/userguide/private-clusters.html
 INTERFACE_SERVICES: Final = (
     "ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "logs", "monitoring", "sns", "sqs", "ssm", "sts",
@@ -26,24 +37,48 @@ INTERFACE_SERVICES: Final = (
 CHINA_PREFIXED_SERVICES: Final = frozenset({"ec2", "ecr.api", "ecr.dkr", "sts"})
 
 
-def network_stack(config: Config, *, partition: str) -> Stack | None:
+def network_stack(config: Config, *, partition: str, zones: tuple[str, ...] = ()) -> Stack | None:
     """Render the network, or return None where the configuration names an existing VPC.
 
     Args:
         config: the configuration.
         partition: `aws`, `aws-cn`, …: it decides the names of the interface endpoints.
+        zones: what `choose_zones` chose, or the zones that the stack has already; configured ones win.
+            Without either, CloudFormation takes the region's first three, which need not suit EKS.
     """
     if config.network.vpc_id:
         return None
-    template = render_yaml(NETWORK_TEMPLATE, _context(config, partition))
+    zones = config.network.zones or zones
+    template = render_yaml(NETWORK_TEMPLATE, _context(config, partition, len(zones) or ZONES))
     tags = {**config.tags, "sdctl:stack": config.stack_name}
-    return Stack(f"{config.stack_name}-network", template, {}, tags)
+    parameters = {"Zones": ",".join(zones)} if zones else {}
+    return Stack(f"{config.stack_name}-network", template, parameters, tags)
 
 
-def _context(config: Config, partition: str) -> dict[str, Any]:
+def choose_zones(zone_ids: Mapping[str, str]) -> tuple[str, ...]:
+    """Choose the zones of a new network: the first three by name that EKS takes.
+
+    Args:
+        zone_ids: the region's available zones, id by name, `{"us-east-1a": "use1-az4", …}`.
+
+    Raises:
+        ConfigError: fewer than two are left.
+    """
+    chosen = sorted(name for name, zone_id in zone_ids.items() if zone_id not in ZONE_IDS_WITHOUT_EKS)[:ZONES]
+    if len(chosen) < MIN_ZONES:
+        raise ConfigError(
+            f"EKS needs {MIN_ZONES} zones, the account has {', '.join(chosen) or 'none'} that it takes",
+            hint="choose another region",
+        )
+    return tuple(chosen)
+
+
+def _context(config: Config, partition: str, zone_count: int) -> dict[str, Any]:
     network = config.network
-    zones = _zones(IPv4Network(network.vpc_cidr), network.nat_mode)
-    interface = INTERFACE_SERVICES if network.nat_mode == "none" else ()
+    zones = _zones(IPv4Network(network.vpc_cidr), network.nat_mode, zone_count)
+    has_endpoints = network.interface_endpoints or network.nat_mode == "none"
+    services = (*INTERFACE_SERVICES, *(["xray"] if config.tracing else []))
+    interface = services if has_endpoints else ()
     return {
         "description": f"sdctl {config.stack_name}: network",
         "vpc_cidr": network.vpc_cidr,
@@ -56,11 +91,11 @@ def _context(config: Config, partition: str) -> dict[str, Any]:
     }
 
 
-def _zones(network: IPv4Network, nat_mode: str) -> list[dict[str, Any]]:
-    """Lay the subnets out: the public ones first, then the private ones, a /19 each."""
+def _zones(network: IPv4Network, nat_mode: str, count: int) -> list[dict[str, Any]]:
+    """Lay the subnets out, a /19 each; a zone's networks do not depend on how many zones there are."""
     blocks = [str(block) for block in network.subnets(new_prefix=SUBNET_PREFIX)]
     zones = []
-    for index in range(ZONES):
+    for index in range(count):
         letter = "ABC"[index]
         has_own_nat = nat_mode == "perZone" or (nat_mode == "single" and index == 0)
         nat = {"single": "NatA", "perZone": f"Nat{letter}", "none": ""}[nat_mode]

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from sdctl.config.model import Config
+from sdctl.errors import ConfigError
 from sdctl.render.cluster import ami_type, cluster_stack
 from sdctl.render.karpenter import controller_statements
-from sdctl.render.network import network_stack
+from sdctl.render.network import choose_zones, network_stack
 from sdctl.render.stacks import Stack
 
 REGIONS = {"aws": ("us-east-1", "us-west-2", "eu-central-1"), "aws-cn": ("cn-north-1", "cn-northwest-1")}
@@ -52,7 +53,7 @@ def test_six_subnets_of_a_19_lie_in_three_zones_and_do_not_overlap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "gateways", "endpoints"), [("single", 1, 2), ("perZone", 3, 2), ("none", 0, 13)]
+    ("mode", "gateways", "endpoints"), [("single", 1, 2), ("perZone", 3, 2), ("none", 0, 14)]
 )
 def test_the_nat_mode_decides_how_many_gateways_and_endpoints_there_are(
     mode: str, gateways: int, endpoints: int
@@ -62,6 +63,37 @@ def test_the_nat_mode_decides_how_many_gateways_and_endpoints_there_are(
     assert len(of_type(stack, "AWS::EC2::VPCEndpoint")) == endpoints
     routes = of_type(stack, "AWS::EC2::Route").values()
     assert sum("NatGatewayId" in route for route in routes) == (3 if gateways else 0)
+
+
+def test_interface_endpoints_can_stand_beside_a_gateway_and_leave_out_what_nobody_calls() -> None:
+    beside = network(network={"interfaceEndpoints": True})
+    assert len(of_type(beside, "AWS::EC2::VPCEndpoint")) == 14
+    assert len(of_type(beside, "AWS::EC2::NatGateway")) == 1
+    untraced = network("none", tracing=False)
+    assert "XrayEndpoint" not in of_type(untraced, "AWS::EC2::VPCEndpoint")
+
+
+def test_zones_are_configured_or_chosen_and_their_subnets_stay_where_they_are() -> None:
+    config = Config.model_validate({"network": {"zones": ["us-west-2b", "us-west-2d"]}})
+    two = network_stack(config, partition="aws", zones=("us-west-2a", "us-west-2b", "us-west-2c"))
+    three = network_stack(Config(), partition="aws", zones=("us-west-2a", "us-west-2b", "us-west-2c"))
+    assert two is not None
+    assert three is not None
+    assert two.parameters == {"Zones": "us-west-2b,us-west-2d"}
+    assert three.parameters == {"Zones": "us-west-2a,us-west-2b,us-west-2c"}
+    assert network().parameters == {}
+    subnets = of_type(two, "AWS::EC2::Subnet")
+    assert len(subnets) == 4
+    assert subnets.items() <= of_type(three, "AWS::EC2::Subnet").items()
+
+
+def test_a_zone_that_eks_refuses_is_never_chosen() -> None:
+    names = {f"us-east-1{letter}": f"use1-az{number}" for number, letter in enumerate("cabd", start=1)}
+    assert names["us-east-1b"] == "use1-az3"
+    assert choose_zones(names) == ("us-east-1a", "us-east-1c", "us-east-1d")
+    assert choose_zones({f"us-west-2{letter}": letter for letter in "edcba"})[-1] == "us-west-2c"
+    with pytest.raises(ConfigError, match="us-west-1a"):
+        choose_zones({"us-west-1a": "usw1-az1", "us-west-1b": "usw1-az2"})
 
 
 def test_endpoint_services_of_china_have_the_prefix_that_they_have_there() -> None:
