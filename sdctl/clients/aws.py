@@ -32,6 +32,21 @@ _CREDENTIAL_CODES: Final = frozenset({
     "ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException",
     "SignatureDoesNotMatch", "InvalidAccessKeyId", "AuthFailure", "RequestExpired",
 })  # fmt: skip
+# What botocore calls credentials that cannot be had any more: a login that is over, a program that failed.
+_SIGN_IN_ERRORS: Final = frozenset({
+    "NoCredentials", "UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError",
+    "CredentialRetrievalError",
+})  # fmt: skip
+# What another attempt may not meet again: no connection, an answer cut short, AWS's own trouble, haste.
+_TRANSIENT: Final = frozenset({
+    "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
+    "ConnectionError", "HTTPClientError", "ProxyConnectionError", "ResponseStreamingError",
+    "IncompleteReadError", "ResponseParserError", "InternalError", "InternalFailure",
+    "InternalServerError", "ServiceUnavailable", "ServiceUnavailableException", "ServerException",
+    "500", "502", "503", "504", "Throttling", "ThrottlingException", "ThrottledException",
+    "RequestLimitExceeded", "TooManyRequestsException", "PriorRequestNotComplete", "SlowDown",
+    "RequestThrottled", "RequestTimeout", "RequestTimeoutException",
+})  # fmt: skip
 # CloudFormation says a missing stack in a text alone, under the code ValidationError.
 _MISSING_STACK_TEXT: Final = "does not exist"
 _CREDENTIALS_HINT: Final = "sign in again, or name another profile with --profile"
@@ -96,6 +111,11 @@ class Aws:
                 with aws_errors("read the credentials"):
                     self._clients[service] = self._make(service)
             return self._clients[service]
+
+    def renew(self) -> None:
+        """Look for credentials again, where they were found before; clients in use stay as they are."""
+        with self._lock:
+            self._session, self._clients = None, {}
 
     def account_id(self) -> str:
         """Return the 12-digit account of the credentials."""
@@ -164,7 +184,19 @@ def aws_errors(action: str) -> Iterator[None]:
             hint="a proxy may stand between: check HTTPS_PROXY and NO_PROXY",
         ) from error
     except BotoCoreError as error:
-        raise AwsError(f"could not {action}: {error}", aws_code=type(error).__name__) from error
+        name = type(error).__name__
+        hint = _CREDENTIALS_HINT if name in _SIGN_IN_ERRORS else ""
+        raise AwsError(f"could not {action}: {error}", aws_code=name, hint=hint) from error
+
+
+def is_expired(error: AwsError) -> bool:
+    """Tell whether AWS no longer takes the credentials, or there are none any more."""
+    return error.aws_code in _CREDENTIAL_CODES | _SIGN_IN_ERRORS
+
+
+def is_transient(error: AwsError) -> bool:
+    """Tell whether the same call may succeed a little later."""
+    return error.aws_code in _TRANSIENT
 
 
 def error_code(error: Exception) -> str:

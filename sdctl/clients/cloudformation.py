@@ -96,6 +96,25 @@ class StackEvent:
         return self.status.endswith("_FAILED") and "cancelled" not in self.reason.lower()
 
 
+@dataclass(frozen=True, slots=True)
+class ResourceChange:
+    """What a change set would do to a resource.
+
+    `action` is `add`, `modify`, `remove` or `import`; `replacement` of a modification is `true`, `false` or
+    `conditional`, where AWS itself does not know yet.
+    """
+
+    resource: str
+    type: str
+    action: str
+    replacement: str = ""
+
+    @property
+    def is_replacement(self) -> bool:
+        """Whether the resource may be made anew, and the old one deleted."""
+        return self.replacement in ("true", "conditional")
+
+
 class CloudFormation:
     """The calls that a deploy makes, typed."""
 
@@ -167,6 +186,21 @@ class CloudFormation:
             answer = self._client.execute_change_set(StackName=name, ChangeSetName=arn)
         return response_time(answer)
 
+    def changes(self, name: str, arn: str) -> list[ResourceChange]:
+        """Return what a change set would change."""
+        with aws_errors(f"read the changes of the stack {name}"):
+            pages = self._client.get_paginator("describe_change_set").paginate(
+                StackName=name, ChangeSetName=arn
+            )
+            found = [item["ResourceChange"] for page in pages for item in page.get("Changes", ())]
+        return [
+            ResourceChange(
+                one["LogicalResourceId"], one["ResourceType"], str(one["Action"]).lower(),
+                str(one.get("Replacement", "")).lower(),
+            )
+            for one in found
+        ]  # fmt: skip
+
     def continue_rollback(self, name: str) -> datetime:
         """Continue the rollback of a failed update."""
         with busy_is_conflict(name), aws_errors(f"continue the rollback of the stack {name}"):
@@ -178,6 +212,11 @@ class CloudFormation:
         with busy_is_conflict(name), aws_errors(f"delete the stack {name}"):
             answer = self._client.delete_stack(StackName=name)
         return response_time(answer)
+
+    def protect(self, name: str) -> None:
+        """Keep a stack from being deleted by mistake."""
+        with aws_errors(f"protect the stack {name}"):
+            self._client.update_termination_protection(StackName=name, EnableTerminationProtection=True)
 
     def unprotect(self, name: str) -> None:
         """Let a stack be deleted that was protected from it."""

@@ -15,6 +15,7 @@ PrincipalKind = Literal["role", "user", "root", "federated"]
 # Roles of IAM Identity Center lie below a path that a session's ARN does not show:
 # https://docs.aws.amazon.com/singlesignon/latest/userguide/using-service-linked-roles.html
 _HIDDEN_PATH_PREFIX: Final = "AWSReservedSSO_"
+_TAKEN_TEXT: Final = "has been taken in this account"
 # How many actions one simulation is asked about; its answer is paged anyway.
 _BATCH: Final = 100
 
@@ -94,6 +95,19 @@ class Iam:
         except NotFoundError:
             return False
         return True
+
+    def create_service_role(self, service: str) -> None:
+        """Make the service-linked role of an AWS service, as `spot.amazonaws.com`, unless it is there.
+
+        https://docs.aws.amazon.com/IAM/latest/APIReference/API_CreateServiceLinkedRole.html
+        """
+        try:
+            with aws_errors(f"make the service-linked role of {service}"):
+                self._client.create_service_linked_role(AWSServiceName=service)
+        except AwsError as error:
+            # The code that IAM has for a role that exists, among other things.
+            if error.aws_code != "InvalidInput" or _TAKEN_TEXT not in error.message:
+                raise
 
     def denied(self, principal_arn: str, wishes: Sequence[Wish]) -> tuple[Denied, ...]:
         """Return what a principal may not do of what it needs, by simulating its policies.

@@ -102,11 +102,11 @@ class S3:
 
     def url(self, bucket: str, key: str) -> str:
         """Return the URL that CloudFormation reads an object from."""
-        endpoint = self._aws.access.endpoint_url
-        if endpoint:
-            return f"{endpoint}/{bucket}/{key}"
+        endpoint = str(self._client.meta.endpoint_url)
         suffix = "amazonaws.com.cn" if self._aws.partition == "aws-cn" else "amazonaws.com"
-        return f"https://{bucket}.s3.{self._aws.region}.{suffix}/{key}"
+        if endpoint.endswith(suffix):
+            return f"https://{bucket}.s3.{self._aws.region}.{suffix}/{key}"
+        return f"{endpoint}/{bucket}/{key}"  # an emulator
 
     def empty(self, bucket: str) -> int:
         """Delete every object and version of a bucket; return how many. A missing bucket is empty."""

@@ -1,50 +1,86 @@
-"""Plan to effects: carries the steps out in order and reports what happens."""
+"""Plan to effects: carries the steps out, each as soon as what it needs is done, and reports what happens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from functools import partial
-from hashlib import sha256
-from typing import Final
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from sdctl.clients.aws import Aws
-from sdctl.clients.cloudformation import (
-    MAX_INLINE_TEMPLATE_BYTES,
-    CloudFormation,
-    StackEvent,
-    StackState,
-    StackView,
-    busy,
-    is_no_change,
-)
+from sdctl.clients.aws import Aws, is_expired, is_transient
+from sdctl.clients.cloudformation import CloudFormation
+from sdctl.clients.iam import Iam
 from sdctl.clients.s3 import S3
-from sdctl.deploy.steps import BucketStep, EmptyBucketStep, Event, ObjectsStep, Plan, StackStep, Step
-from sdctl.errors import AwsError, DeployFailedError
-from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
+from sdctl.deploy.context import Outputs, StepContext, StoppedError, stoppable
+from sdctl.deploy.stack_steps import carry_out_stack
+from sdctl.deploy.steps import (
+    BucketStep,
+    EmptyBucketStep,
+    Event,
+    ObjectsStep,
+    Plan,
+    ReleaseStep,
+    ServiceRoleStep,
+    StackStep,
+    Step,
+)
+from sdctl.errors import AwsError
+from sdctl.polling import REAL_CLOCK, Clock, Pace
+
+if TYPE_CHECKING:
+    from sdctl.deploy.release_steps import Releases
 
 STACK_TIMEOUT_SECONDS: Final = 3600
-CHANGE_SET_TIMEOUT_SECONDS: Final = 300
-SHOWN_FAILURES: Final = 5
+WORKERS: Final = 8
 # How often AWS may be asked; the emulator answers at once and is asked more often.
-AWS_PACE: Final = Pace(interval_seconds=2.0, factor=1.3, ceiling_seconds=8.0)
+AWS_PACE: Final = Pace(interval_seconds=0.5, factor=1.5, ceiling_seconds=6.0)
 LOCAL_PACE: Final = Pace(interval_seconds=0.02, factor=1.5, ceiling_seconds=0.25)
+# After botocore's own attempts: a step that met no answer is begun again, in all some minutes.
+RETRY_PAUSES_SECONDS: Final = (2.0, 5.0, 15.0, 30.0, 60.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """A stack operation that is under way: since when by AWS's clock, and the events of earlier ones."""
+def _carry_out_bucket(step: BucketStep, context: StepContext) -> None:
+    if step.action == "create":
+        context.s3.create_bucket(step.name, step.tags)
+    else:
+        context.s3.empty(step.name)
+        context.s3.delete_bucket(step.name)
 
-    step: str
-    stack: StackView
-    since: datetime
-    seen: set[str]
+
+def _empty_bucket(step: EmptyBucketStep, context: StepContext) -> None:
+    context.s3.empty(step.name)
+
+
+def _put_objects(step: ObjectsStep, context: StepContext) -> None:
+    for key, body in step.objects.items():
+        context.s3.put(step.bucket, key, body)
+
+
+def _make_service_role(step: ServiceRoleStep, context: StepContext) -> None:
+    Iam(context.aws).create_service_role(step.service)
+
+
+def _carry_out_release(step: ReleaseStep, context: StepContext) -> None:
+    if context.releases is None:
+        raise TypeError(f"no way to {step.action} the release {step.release.name}: there is no cluster")
+    context.releases.carry_out(step, context)
+
+
+HANDLERS: Final[Mapping[type[Step], Callable[[Any, StepContext], None]]] = {
+    BucketStep: _carry_out_bucket,
+    EmptyBucketStep: _empty_bucket,
+    ObjectsStep: _put_objects,
+    ServiceRoleStep: _make_service_role,
+    StackStep: carry_out_stack,
+    ReleaseStep: _carry_out_release,
+}
 
 
 class Executor:
-    """Carries out the plan of a deploy or of a teardown."""
+    """Carries out the plan of a deploy or of a teardown, once."""
 
     def __init__(
         self,
@@ -52,206 +88,179 @@ class Executor:
         report: Callable[[Event], None],
         *,
         pace: Pace = AWS_PACE,
+        workers: int = WORKERS,
         timeout_seconds: float = STACK_TIMEOUT_SECONDS,
         clock: Clock = REAL_CLOCK,
+        handlers: Mapping[type[Step], Callable[[Any, StepContext], None]] | None = None,
+        releases: Releases | None = None,
+        renew: Callable[[AwsError], bool] | None = None,
         new_name: Callable[[], str] = lambda: f"sdctl-{uuid4().hex[:12]}",
     ) -> None:
         """Take the session and where to report to.
 
         Args:
             aws: the session.
-            report: is told of every step and every stack event, in order.
-            pace: how often a stack is asked for its state.
+            report: is told of every step and every stack event, one call at a time, from any thread.
+            pace: how often AWS is asked for a state.
+            workers: how many steps run at once.
             timeout_seconds: for one stack operation.
             clock: time to use.
+            handlers: how further kinds of steps are carried out, or known ones otherwise.
+            releases: what installs Helm releases, where there is a cluster.
+            renew: is told that the credentials are over; tells whether there are new ones.
             new_name: makes the names of change sets.
         """
         self._aws = aws
         self._s3 = S3(aws)
         self._cloudformation = CloudFormation(aws)
         self._report = report
+        self._stop = Flag()
+        self._clock = stoppable(clock, self._stop)
         self._pace = pace
+        self._workers = workers
         self._timeout_seconds = timeout_seconds
-        self._clock = clock
+        self._handlers = {**HANDLERS, **(handlers or {})}
+        self._releases = releases
+        self._renew = renew
         self._new_name = new_name
+        self._outputs: dict[str, dict[str, str]] = {}
         self._started = clock.monotonic()
+        self._told = Lock()
+        self._renewing = Lock()
+        self._renewals = 0
 
-    def run(self, plan: Plan) -> dict[str, str]:
-        """Carry out a plan, and return the outputs of its stacks.
+    def run(self, plan: Plan, known: Outputs | None = None) -> dict[str, dict[str, str]]:
+        """Carry out a plan, and return the outputs of its stacks by stack name.
+
+        After a failure what runs is waited for, nothing more is begun, and the first failure is raised. An
+        interrupt ends every wait at once; what AWS was asked for goes on there, and the next run follows it.
+
+        Args:
+            plan: what to do.
+            known: outputs of stacks that were read before, so that those without work are not read again.
 
         Raises:
             DeployFailedError: a stack failed; lists the first failing resources.
             ConflictError: another operation holds a stack.
             WaitTimeoutError: a stack took too long; the operation goes on in AWS.
             AwsError: a call failed.
+            ToolError: helm failed.
         """
-        outputs: dict[str, str] = {}
-        for step in plan.steps:
-            if step.action == "none":
-                self._tell(step.id, "kept")
-            else:
-                self._tell(step.id, "started")
-                self._carry_out(step)
-                self._tell(step.id, "done")
-            if isinstance(step, StackStep) and step.action != "delete":
-                stack = self._cloudformation.find(step.name)
-                outputs |= stack.outputs if stack else {}
-        return outputs
+        self._outputs = {name: dict(outputs) for name, outputs in (known or {}).items()}
+        ended: SimpleQueue[tuple[Step, BaseException | None]] = SimpleQueue()
+        waiting, running = list(plan.steps), dict[str, Thread]()
+        failure: BaseException | None = None
+        try:
+            while waiting or running:
+                ready = _ready(waiting, running)[: self._workers - len(running)]
+                for step in ready if failure is None else ():
+                    waiting.remove(step)
+                    thread = Thread(target=self._work, args=(step, ended), name=step.id, daemon=True)
+                    running[step.id] = thread
+                    thread.start()
+                if not running:
+                    break
+                step, error = ended.get()
+                del running[step.id]
+                failure = failure or error
+        except BaseException:
+            self.stop()
+            for thread in running.values():
+                thread.join()  # a second interrupt leaves without waiting
+            raise
+        if failure is not None:
+            raise failure
+        if waiting:
+            raise ValueError(f"the plan's steps wait for each other: {', '.join(one.id for one in waiting)}")
+        names = {step.name for step in plan if isinstance(step, StackStep) and step.action != "delete"}
+        return {name: outputs for name, outputs in self._outputs.items() if name in names}
+
+    def stop(self) -> None:
+        """End every wait, and helm politely; from any thread."""
+        self._stop.set()
+        if self._releases is not None:
+            self._releases.cancel()
+
+    def _work(self, step: Step, ended: SimpleQueue[tuple[Step, BaseException | None]]) -> None:
+        """Run one step in a thread of its own; whatever it raises goes to the thread that waits."""
+        error: BaseException | None = None
+        try:
+            self._perform(step)
+        except BaseException as caught:  # noqa: BLE001 - raised again by run
+            error = caught
+            if not isinstance(caught, StoppedError):
+                self._tell(Event(step.id, "failed", reason=str(caught)))
+        ended.put((step, error))
+
+    def _perform(self, step: Step) -> None:
+        if step.action == "none":
+            self._tell(Event(step.id, "kept"))
+        else:
+            self._tell(Event(step.id, "started"))
+            self._persistently(step, lambda: self._carry_out(step))
+            self._tell(Event(step.id, "done"))
+        if isinstance(step, StackStep):
+            self._keep_outputs(step)
 
     def _carry_out(self, step: Step) -> None:
-        match step:
-            case BucketStep(action="create"):
-                self._s3.create_bucket(step.name, {})
-            case BucketStep(action="delete"):
-                self._s3.empty(step.name)
-                self._s3.delete_bucket(step.name)
-            case EmptyBucketStep(action="delete"):
-                self._s3.empty(step.name)
-            case ObjectsStep():
-                for key, body in step.objects.items():
-                    self._s3.put(step.bucket, key, body)
-            case StackStep(action="delete"):
-                self._delete_stack(step)
-            case StackStep():
-                self._apply_stack(step)
-            case _:
-                raise TypeError(f"no way to {step.action} a {type(step).__name__}")
+        handler = self._handlers.get(type(step))
+        if handler is None:
+            raise TypeError(f"no way to {step.action} a {type(step).__name__}")
+        handler(step, self._context(step.id))
 
-    def _tell(self, step: str, status: str, event: StackEvent | None = None) -> None:
-        elapsed = self._clock.monotonic() - self._started
-        if event is None:
-            self._report(Event(step, status, elapsed_seconds=elapsed))
-        else:
-            self._report(Event(step, status, event.resource, event.type, event.reason, elapsed))
+    def _keep_outputs(self, step: StackStep) -> None:
+        def read() -> None:
+            stack = self._cloudformation.find(step.name)
+            self._outputs[step.name] = dict(stack.outputs) if stack else {}
 
-    def _apply_stack(self, step: StackStep) -> None:
-        view = self._cloudformation.find(step.name)
-        if view and view.state is StackState.BUSY:
-            raise busy(view.name, view.status)
-        if view and view.state is StackState.BROKEN:
-            self._delete_stack(step)
-            view = None
-        elif view and view.state is StackState.STUCK:
-            self._continue_rollback(step, view)
-        is_new = view is None or view.state is StackState.ABSENT
-        change_set = self._cloudformation.create_change_set(
-            step.name,
-            self._new_name(),
-            is_new=is_new,
-            template=self._template(step),
-            parameters=step.parameters,
-            tags=step.tags,
-        )
-        if not self._has_changes(step.name, change_set, is_new=is_new):
-            return
-        stack = self._existing(step.name)
-        begin = partial(self._cloudformation.execute_change_set, step.name, change_set)
-        self._run_operation(step, stack, begin, ("CREATE_COMPLETE", "UPDATE_COMPLETE"))
+        is_known = step.action == "none" and step.name in self._outputs
+        if step.action != "delete" and not is_known:
+            self._persistently(step, read)
 
-    def _template(self, step: StackStep) -> dict[str, str]:
-        """Send a template inline where it is short enough, else through the asset bucket."""
-        body = step.body.encode()
-        if len(body) <= MAX_INLINE_TEMPLATE_BYTES:
-            return {"TemplateBody": step.body}
-        key = f"templates/{step.name}-{sha256(body).hexdigest()[:32]}.json"
-        self._s3.put(step.asset_bucket, key, body)
-        return {"TemplateURL": self._s3.url(step.asset_bucket, key)}
+    def _context(self, step_id: str) -> StepContext:
+        return StepContext(
+            step_id, self._aws, self._s3, self._cloudformation, self._outputs, self._clock, self._pace,
+            self._timeout_seconds, self._tell, self._new_name, self._releases,
+        )  # fmt: skip
 
-    def _has_changes(self, name: str, change_set: str, *, is_new: bool) -> bool:
-        """Wait for a change set; one that is refused (having no change is not that) leaves nothing behind."""
-        seen = ["", ""]
+    def _persistently(self, step: Step, work: Callable[[], None]) -> None:
+        """Begin a step's work again when AWS could not be reached, or no longer knew us.
 
-        def probe() -> str | None:
-            seen[:] = self._cloudformation.change_set_status(name, change_set)
-            return seen[0] if seen[0] in ("CREATE_COMPLETE", "FAILED") else None
-
-        status = poll(
-            probe,
-            awaited=f"the changes of the stack {name}",
-            timeout_seconds=CHANGE_SET_TIMEOUT_SECONDS,
-            pace=self._pace,
-            state=lambda: seen[0],
-            clock=self._clock,
-        )
-        if status == "CREATE_COMPLETE":
-            return True
-        self._cloudformation.delete_change_set(name, change_set)
-        if is_no_change(seen[1]) and not is_new:
-            return False
-        if is_new:
-            self._cloudformation.delete(name)  # the stack of a refused first change set is an empty shell
-        raise DeployFailedError(
-            f"AWS refuses the template of the stack {name}: {seen[1] or 'no reason given'}"
-        )
-
-    def _existing(self, name: str) -> StackView:
-        stack = self._cloudformation.find(name)
-        if stack is None:
-            raise AwsError(f"the stack {name} was deleted meanwhile")
-        return stack
-
-    def _continue_rollback(self, step: StackStep, stack: StackView) -> None:
-        begin = partial(self._cloudformation.continue_rollback, stack.name)
-        self._run_operation(step, stack, begin, ("UPDATE_ROLLBACK_COMPLETE",))
-
-    def _delete_stack(self, step: StackStep) -> None:
-        stack = self._cloudformation.find(step.name)
-        if stack is None:
-            return
-        if stack.state is StackState.BUSY and stack.status != "DELETE_IN_PROGRESS":
-            raise busy(stack.name, stack.status)
-        begin = partial(self._cloudformation.delete, stack.name)
-        self._run_operation(step, stack, begin, ("DELETE_COMPLETE",))
-
-    def _run_operation(
-        self, step: Step, stack: StackView, begin: Callable[[], datetime], good: tuple[str, ...]
-    ) -> None:
-        """Begin an operation and follow it. Its events are those after the last one before it.
-
-        Answers' headers tell AWS's time in whole seconds, so earlier events may share the second.
+        Every step takes up from whatever state there is, so that nothing is done twice.
         """
-        seen, last = self._cloudformation.last_events(stack.id)
-        since = begin()
-        self._watch(_Watch(step.id, stack, max(since, last) if last else since, seen), good)
+        pauses = iter(RETRY_PAUSES_SECONDS)
+        while True:
+            renewals = self._renewals
+            try:
+                return work()
+            except AwsError as error:
+                if is_expired(error):
+                    self._renewed(step, error, renewals)
+                elif not is_transient(error) or (pause := next(pauses, None)) is None:
+                    raise
+                else:
+                    reason = f"an answer: {error.message}; the next attempt is in {pause:g} s"
+                    self._tell(Event(step.id, "waiting", reason=reason))
+                    self._clock.sleep(pause)
 
-    def _watch(self, watch: _Watch, good: tuple[str, ...]) -> None:
-        """Report a stack's events until it is at rest, and raise unless it came to a good end."""
-        failures: list[StackEvent] = []
-        last = [watch.stack.status]
+    def _renewed(self, step: Step, error: AwsError, renewals: int) -> None:
+        """Get new credentials, once for all steps that fail at the same time; raise where there are none."""
+        with self._renewing:
+            if self._renewals > renewals:
+                return
+            self._tell(Event(step.id, "waiting", reason="new credentials"))
+            if self._renew is None or not self._renew(error):
+                raise error
+            self._aws.renew()
+            self._renewals += 1
 
-        def probe() -> StackView | None:
-            # The state is read before the events: what ended is in them.
-            view = self._cloudformation.find(watch.stack.id)
-            for event in self._cloudformation.events_since(watch.stack.id, watch.since):
-                if event.id not in watch.seen:
-                    watch.seen.add(event.id)
-                    self._tell(watch.step, event.status, event)
-                    failures.extend([event] if event.is_failure else [])
-            if view is None:
-                return StackView(watch.stack.name, watch.stack.id, "DELETE_COMPLETE")
-            last[0] = view.status
-            return None if view.status.endswith("_IN_PROGRESS") else view
-
-        end = poll(
-            probe,
-            awaited=f"the stack {watch.stack.name}",
-            timeout_seconds=self._timeout_seconds,
-            pace=self._pace,
-            state=lambda: last[0],
-            clock=self._clock,
-        )
-        if end.status not in good:
-            raise stack_failed(end, failures)
+    def _tell(self, event: Event) -> None:
+        with self._told:
+            elapsed = self._clock.monotonic() - self._started
+            self._report(replace(event, elapsed_seconds=elapsed))
 
 
-def stack_failed(stack: StackView, failures: list[StackEvent]) -> DeployFailedError:
-    """Build the error of a stack that failed: the first failing resources with their reasons."""
-    own = [event for event in failures if event.type != "AWS::CloudFormation::Stack"] or failures
-    lines = [f"  {event.resource} ({event.type}): {event.reason}" for event in own[:SHOWN_FAILURES]]
-    if len(own) > SHOWN_FAILURES:
-        lines.append(f"  and {len(own) - SHOWN_FAILURES} more")
-    reason = "" if lines else f": {stack.reason or 'no reason given'}"
-    return DeployFailedError(
-        "\n".join([f"the stack {stack.name} ended as {stack.status}{reason}", *lines]),
-        hint="mend what the first line names, then run the same command again: it takes up where it is",
-    )
+def _ready(waiting: list[Step], running: Mapping[str, Thread]) -> list[Step]:
+    """Return the steps that have all they need; what is not in the plan is there."""
+    unfinished = {step.id for step in waiting} | running.keys()
+    return [step for step in waiting if unfinished.isdisjoint(step.needs)]

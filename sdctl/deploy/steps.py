@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from sdctl.releases import Release
+    from sdctl.render.stacks import Output
 
 Action = Literal["create", "update", "delete", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing to bring about: `needs` are the ids of the steps before it, `detail` says it to a reader."""
+    """One thing to bring about: `needs` are the ids of the steps before it, `detail` says it to a reader.
+
+    `minutes` is how long it is expected to take.
+    """
 
     kind: ClassVar[str] = ""
     id: str
     action: Action
     needs: tuple[str, ...] = ()
     detail: str = ""
+    minutes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +34,7 @@ class BucketStep(Step):
 
     kind: ClassVar[str] = "bucket"
     name: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +55,40 @@ class ObjectsStep(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StackStep(Step):
-    """A CloudFormation stack: `body` is the template as JSON.
+class ServiceRoleStep(Step):
+    """A role that AWS makes for one of its services, once an account: `service` is the service's host."""
 
-    `is_broken` says that a failed earlier attempt is in the way and must be deleted first; `is_stuck`
-    that an update's rollback failed and must be continued. A large body goes through `asset_bucket`.
+    kind: ClassVar[str] = "role"
+    service: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackStep(Step):
+    """A CloudFormation stack: `body` is the template as JSON; a large one goes through `asset_bucket`.
+
+    A parameter that is another stack's output is resolved when the step starts, so the step needs that
+    stack's. `is_protected` keeps the stack from being deleted by mistake. `is_broken` says that a failed
+    earlier attempt is in the way and must be deleted first; `is_stuck` that an update's rollback failed
+    and must be continued.
     """
 
     kind: ClassVar[str] = "stack"
     name: str
     body: str = field(default="", repr=False)
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str | Output] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     asset_bucket: str = ""
+    is_protected: bool = False
     is_broken: bool = False
     is_stuck: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseStep(Step):
+    """A Helm release in the deployment's cluster; `delete` needs its name and namespace alone."""
+
+    kind: ClassVar[str] = "release"
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +96,9 @@ class Plan:
     """Steps in an order that serves what each needs."""
 
     steps: tuple[Step, ...]
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
 
     @property
     def changes(self) -> tuple[Step, ...]:
@@ -79,8 +110,8 @@ class Plan:
 class Event:
     """Something that happened while a plan is carried out.
 
-    `step` is the step's id; `resource` is a logical id of its stack where it is about one, with its
-    CloudFormation `type`; `status` is `started`, `done`, `kept` or CloudFormation's own.
+    `step` is the step's id. `status` is `started`, `waiting` (for what `reason` says), `done`, `kept`,
+    `failed` (for that reason), or, with a `resource` of a stack and its `type`, CloudFormation's own.
     """
 
     step: str

@@ -150,7 +150,7 @@ def deploy_local(
     aws = Aws(access)
     observed = observe(aws, config)
     plan = plan_deploy(config, observed, target="local")
-    stack_outputs = Executor(aws, report, pace=LOCAL_PACE).run(plan)
+    stack_outputs = Executor(aws, report, pace=LOCAL_PACE).run(plan)[config.front_stack_name]
     specs = [
         runtime_spec(
             config, runtime, stack_outputs, wishes, region=access.region, bucket=observed.model_bucket

@@ -25,11 +25,16 @@ class FakeCloudFormation:
     events: list[StackEvent] = field(default_factory=list)
     change_set: tuple[str, str] = ("CREATE_COMPLETE", "")
     old_events: int = 0
+    is_protected: bool = False
     calls: list[str] = field(default_factory=list)
 
     def find(self, name: str) -> StackView | None:
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        return StackView(name, name, status, outputs={"Out": "put"}) if status else None
+        return (
+            StackView(name, name, status, outputs={"Out": "put"}, is_protected=self.is_protected)
+            if status
+            else None
+        )
 
     def create_change_set(
         self, name: str, change_set: str, *, is_new: bool, template: Mapping[str, str],
@@ -55,6 +60,12 @@ class FakeCloudFormation:
     def delete(self, name: str) -> datetime:
         self.calls.append("delete")
         return START
+
+    def protect(self, name: str) -> None:
+        self.calls.append("protect")
+
+    def unprotect(self, name: str) -> None:
+        self.calls.append("unprotect")
 
     def last_events(self, stack_id: str) -> tuple[set[str], datetime | None]:
         old = self.events[: self.old_events]

@@ -53,7 +53,8 @@ class Deployment:
 
     def run(self, plan: Plan) -> dict[str, str]:
         self.events = []
-        return Executor(self.aws, self.events.append, pace=LOCAL_PACE).run(plan)
+        outputs = Executor(self.aws, self.events.append, pace=LOCAL_PACE).run(plan)
+        return next(iter(outputs.values()), {})
 
     def deploy(self, config: Config) -> dict[str, str]:
         return self.run(self.plan(config))

@@ -58,7 +58,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         aws = Aws(AwsAccess("us-west-2", endpoint_url=url, access_key=ACCOUNT, secret_key="secret"))
         config = Config.model_validate({"modelsRuntime": RUNTIMES})
         plan = plan_deploy(config, observe(aws, config), target="local")
-        yield Front(aws, Executor(aws, lambda _event: None, pace=LOCAL_PACE).run(plan))
+        outputs = Executor(aws, lambda _event: None, pace=LOCAL_PACE).run(plan)
+        yield Front(aws, outputs[config.front_stack_name])
 
 
 ROUTED: list[tuple[str, dict[str, str], str]] = [

@@ -86,7 +86,8 @@ class Person:
     recorder: Recorder
 
     def run(self, plan: Plan) -> dict[str, str]:
-        return Executor(self.aws, lambda _: None, pace=LOCAL_PACE).run(plan)
+        outputs = Executor(self.aws, lambda _: None, pace=LOCAL_PACE).run(plan)
+        return next(iter(outputs.values()), {})
 
     def deploy(self, config: Config) -> dict[str, str]:
         return self.run(plan_deploy(config, observe(self.aws, config), target="aws"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cloudformation import CloudFormation
 from sdctl.deploy.executor import Executor
 from sdctl.deploy.steps import Event, Plan, StackStep, Step
-from sdctl.errors import ConflictError, DeployFailedError, WaitTimeoutError
+from sdctl.errors import DeployFailedError, WaitTimeoutError
 from sdctl.polling import Clock
 
 STEP = StackStep(id="front", action="update", name="xStack", body="{}")
@@ -35,7 +36,7 @@ class Run:
         self.now += seconds
 
     def __call__(self, step: Step = STEP) -> dict[str, str]:
-        return self.executor.run(Plan((step,)))
+        return self.executor.run(Plan((step,))).get("xStack", {})
 
 
 def test_the_fake_has_the_signatures_of_the_real_client() -> None:
@@ -76,11 +77,22 @@ def test_a_refused_template_of_a_new_stack_takes_the_shell_away() -> None:
     assert fake.calls[-2:] == ["delete_change_set", "delete"]
 
 
-def test_a_stack_taken_by_somebody_since_the_plan_is_a_conflict() -> None:
-    with pytest.raises(ConflictError, match=r"xStack is in progress \(UPDATE_IN_PROGRESS\)"):
-        Run(FakeCloudFormation(["UPDATE_IN_PROGRESS"]))()
-    with pytest.raises(ConflictError):
-        Run(FakeCloudFormation(["UPDATE_IN_PROGRESS"]))(StackStep(id="front", action="delete", name="xStack"))
+def test_what_an_interrupted_run_began_is_waited_for_and_then_gone_on_from() -> None:
+    fake = FakeCloudFormation(
+        ["CREATE_IN_PROGRESS", "CREATE_IN_PROGRESS", "CREATE_COMPLETE", "CREATE_COMPLETE", "UPDATE_COMPLETE"]
+    )
+    run = Run(fake)
+    run()
+    assert fake.calls == ["create_change_set update TemplateBody", "execute_change_set"]
+    assert run.events[1].reason == "the operation under way on xStack (CREATE_IN_PROGRESS)"
+
+
+def test_what_an_interrupted_run_left_failing_is_deleted_and_made_anew() -> None:
+    fake = FakeCloudFormation(
+        ["ROLLBACK_IN_PROGRESS", "ROLLBACK_COMPLETE", None, "REVIEW_IN_PROGRESS", "CREATE_COMPLETE"]
+    )
+    Run(fake)(replace(STEP, action="create"))
+    assert fake.calls == ["delete", "create_change_set new TemplateBody", "execute_change_set"]
 
 
 def test_a_deletion_that_is_under_way_is_followed_to_its_end() -> None:
