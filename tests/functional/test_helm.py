@@ -245,7 +245,7 @@ def test_manifests_are_rendered_without_a_cluster(program: Path, environment: Ma
 def test_a_pinned_chart_of_a_private_oci_registry_is_installed(
     api: KubernetesApi, program: Path, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
-    with chart_registry.chart_registry(CHART, tmp_path) as registry:
+    with chart_registry.chart_registry({"mirror/small": chart_registry.Served(CHART)}, tmp_path) as registry:
         trusting = {**environment, "SSL_CERT_FILE": str(registry.authority)}
         login = RegistryLogin(registry.host, chart_registry.USER, chart_registry.PASSWORD)
         mirrored = replace(GOOD, chart=Chart(registry.oci("small"), "1.2.3"))
@@ -267,7 +267,7 @@ def test_a_pinned_chart_of_a_private_oci_registry_is_installed(
 def test_a_pinned_chart_of_an_https_repository_is_rendered(
     program: Path, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
-    with chart_registry.chart_registry(CHART, tmp_path) as registry:
+    with chart_registry.chart_registry({"mirror/small": chart_registry.Served(CHART)}, tmp_path) as registry:
         trusting = {**environment, "SSL_CERT_FILE": str(registry.authority)}
         listed = replace(GOOD, chart=Chart("small", "1.2.3", registry.repository))
         with Helm(program, environment=trusting) as helm:

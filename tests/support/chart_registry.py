@@ -1,4 +1,4 @@
-"""A registry of charts for tests, on HTTPS: OCI with a password at `/v2/`, and an index at `/charts/`.
+"""A registry of charts for tests, on HTTPS: OCI at `/v2/`, and an index at `/charts/`.
 
 As much of https://github.com/opencontainers/distribution-spec as pulling a chart takes.
 """
@@ -12,7 +12,7 @@ import ssl
 import tarfile
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,23 +41,48 @@ class Registry:
         return f"https://{self.host}/charts"
 
 
-def _packed(chart: Path) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        archive.add(chart, arcname=chart.name)
-    return packed.getvalue()
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A chart to serve: the folder that holds it, and its version where that is not the chart's own."""
+
+    chart: Path
+    version: str = ""
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What `Chart.yaml` says."""
+        own: dict[str, str] = yaml.safe_load((self.chart / "Chart.yaml").read_text())
+        return own | ({"version": self.version} if self.version else {})
+
+    def packed(self) -> bytes:
+        """Return the archive that helm reads."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+            for path in sorted(self.chart.rglob("*")):
+                name = f"{self.chart.name}/{path.relative_to(self.chart)}"
+                if path.name == "Chart.yaml":
+                    content = yaml.safe_dump(self.about).encode()
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+                elif path.is_file():
+                    archive.add(path, arcname=name)
+        return packed.getvalue()
 
 
-def _files(chart: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, tuple[str, bytes]]]:
-    """Build what needs the password, and what does not: paths with their types and contents."""
-    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+Files = dict[str, tuple[str, bytes]]
+
+
+def _files(served: Served, repository: str) -> tuple[Files, Files]:
+    """Build what may need the password, and what does not: paths with their types and contents."""
+    about = served.about
     name, version = about["name"], about["version"]
-    config, layer = json.dumps(about).encode(), _packed(chart)
-    private: dict[str, tuple[str, bytes]] = {}
+    config, layer = json.dumps(about).encode(), served.packed()
+    private: Files = {}
 
     def blob(content: bytes, media_type: str) -> dict[str, object]:
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        private[f"/v2/mirror/{name}/blobs/{digest}"] = ("application/octet-stream", content)
+        private[f"/v2/{repository}/blobs/{digest}"] = ("application/octet-stream", content)
         return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
     manifest = json.dumps({
@@ -66,9 +91,12 @@ def _files(chart: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, tuple[s
         "layers": [blob(layer, "application/vnd.cncf.helm.chart.content.v1.tar+gzip")],
     }).encode()  # fmt: skip
     for tag in (version, f"sha256:{hashlib.sha256(manifest).hexdigest()}"):
-        private[f"/v2/mirror/{name}/manifests/{tag}"] = (_MANIFEST, manifest)
+        private[f"/v2/{repository}/manifests/{tag}"] = (_MANIFEST, manifest)
     private["/v2/"] = ("application/json", b"{}")
-    entry = about | {"urls": [f"{name}-{version}.tgz"], "digest": hashlib.sha256(layer).hexdigest()}
+    entry: dict[str, object] = about | {
+        "urls": [f"{name}-{version}.tgz"],
+        "digest": hashlib.sha256(layer).hexdigest(),
+    }
     index = yaml.safe_dump({"apiVersion": "v1", "entries": {name: [entry]}}).encode()
     public = {
         "/charts/index.yaml": ("text/yaml", index),
@@ -78,9 +106,22 @@ def _files(chart: Path) -> tuple[dict[str, tuple[str, bytes]], dict[str, tuple[s
 
 
 @contextmanager
-def chart_registry(chart: Path, folder: Path) -> Iterator[Registry]:
-    """Serve one chart for as long as the context lasts; `folder` keeps the authority's file."""
-    private, public = _files(chart)
+def chart_registry(
+    charts: Mapping[str, Served], folder: Path, *, needs_login: bool = True
+) -> Iterator[Registry]:
+    """Serve charts for as long as the context lasts.
+
+    Args:
+        charts: by their paths in the registry.
+        folder: keeps the authority's file.
+        needs_login: let only `USER` with `PASSWORD` read by OCI.
+    """
+    private: Files = {}
+    public: Files = {}
+    for repository, served in charts.items():
+        by_oci, by_index = _files(served, repository)
+        private |= by_oci
+        public |= by_index
     wanted = f"Basic {b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
 
     class Handler(BaseHTTPRequestHandler):
@@ -90,7 +131,7 @@ def chart_registry(chart: Path, folder: Path) -> Iterator[Registry]:
             path = self.path.partition("?")[0]
             if path in public:
                 self._send(200, *public[path])
-            elif self.headers.get("Authorization") != wanted:
+            elif needs_login and self.headers.get("Authorization") != wanted:
                 self._send(401, "application/json", b'{"errors":[{"code":"UNAUTHORIZED"}]}')
             elif path in private:
                 self._send(200, *private[path])

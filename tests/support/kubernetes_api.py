@@ -92,16 +92,23 @@ class KubernetesApi:
     Args:
         authenticate: says for a bearer token whether it is let in; everyone is, unless given.
         ready_seconds: how long controllers take.
+        has_operators: Karpenter's and KEDA's kinds are there from the beginning, not only with their CRDs.
     """
 
     def __init__(
-        self, *, authenticate: Callable[[str], bool] = lambda token: True, ready_seconds: float = 0.05
+        self,
+        *,
+        authenticate: Callable[[str], bool] = lambda token: True,
+        ready_seconds: float = 0.05,
+        has_operators: bool = True,
     ) -> None:
         self.authenticate = authenticate
         self.ready_seconds = ready_seconds
+        self._has_operators = has_operators
         self.requests: list[Request] = []
         self.failures: list[tuple[int, dict[str, str]]] = []  # (status, headers) of the next answers
         self.raw_answer: bytes | None = None
+        self.intercept: Callable[[Request], None] = lambda request: None  # may raise StatusError
         self.url = ""
         self._watchers: list[tuple[asyncio.Queue[Object], Kind, str, str, str]] = []
         self._loop = asyncio.new_event_loop()
@@ -128,10 +135,20 @@ class KubernetesApi:
         self._thread.join(10)
         self._loop.close()
 
+    def wipe(self) -> None:
+        """Begin anew, as the API of another cluster."""
+
+        async def begin() -> None:
+            self.store = Store(self._changed, has_operators=self._has_operators)
+
+        self._call(begin())
+
     def objects(self, kind: str, namespace: str = "") -> list[Object]:
-        """Return copies of all objects of a kind."""
+        """Return copies of all objects of a kind; none where there is no such kind."""
 
         async def read() -> list[Object]:
+            if not self.store.has_kind(kind):
+                return []
             return copy.deepcopy(self.store.select(self.store.kind(kind), namespace))
 
         return self._call(read())
@@ -170,7 +187,7 @@ class KubernetesApi:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _start(self) -> None:
-        self.store = Store(self._changed)
+        self.store = Store(self._changed, has_operators=self._has_operators)
         app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", "/{tail:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -213,7 +230,8 @@ class KubernetesApi:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         content_type = request.headers.get("Content-Type", "").partition(";")[0]
-        self.requests.append(Request(request.method, request.path, dict(request.query), content_type, token))
+        seen = Request(request.method, request.path, dict(request.query), content_type, token)
+        self.requests.append(seen)
         if self.failures:
             code, headers = self.failures.pop(0)
             document = StatusError(code, "Injected", "injected by the test").document
@@ -223,6 +241,7 @@ class KubernetesApi:
             raw.enable_chunked_encoding()  # as the real server does with whatever is large
             return raw
         try:
+            self.intercept(seen)
             if not self.authenticate(token):
                 raise StatusError(401, "Unauthorized", "Unauthorized")
             return await self._answer(request, content_type)

@@ -56,12 +56,14 @@ BUILT_IN = (
         for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
     ),
     Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False),
+)  # fmt: skip
+OPERATORS = (
     Kind("karpenter.sh", "v1", "nodepools", "NodePool", False),
     Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", False),
     Kind("karpenter.k8s.aws", "v1", "ec2nodeclasses", "EC2NodeClass", False),
     Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     Kind("keda.sh", "v1alpha1", "triggerauthentications", "TriggerAuthentication"),
-)  # fmt: skip
+)
 
 Key = tuple[Kind, str, str]  # namespace is empty where there is none
 
@@ -87,8 +89,8 @@ def not_found(kind: Kind, name: str) -> StatusError:
 class Store:
     """The objects. `changed` is called with (event type, kind, object) after each change."""
 
-    def __init__(self, changed: Callable[[str, Kind, Object], None]) -> None:
-        self.kinds = list(BUILT_IN)
+    def __init__(self, changed: Callable[[str, Kind, Object], None], *, has_operators: bool = True) -> None:
+        self.kinds = [*BUILT_IN, *(OPERATORS if has_operators else ())]
         self.objects: dict[Key, Object] = {}
         self.resource_version = 100
         self._owners: dict[Key, dict[str, set[FieldPath]]] = {}
@@ -98,6 +100,9 @@ class Store:
 
     def kind(self, name: str) -> Kind:
         return next(one for one in self.kinds if one.kind == name)
+
+    def has_kind(self, name: str) -> bool:
+        return any(one.kind == name for one in self.kinds)
 
     def get(self, key: Key) -> Object:
         if key not in self.objects:
@@ -167,6 +172,8 @@ class Store:
         """Delete, or mark as deleted where finalizers hold it."""
         found = self.get(key)
         metadata = found["metadata"]
+        if key[0].kind == "CustomResourceDefinition":
+            self._clear(found)
         if metadata.get("finalizers"):
             if "deletionTimestamp" not in metadata:
                 metadata["deletionTimestamp"] = now_text()
@@ -181,7 +188,26 @@ class Store:
                 self.delete(inside)
         if policy != "Orphan":
             self._delete_dependents(metadata["uid"])
+        self._free_definition(key[0])
         return found
+
+    def _clear(self, definition: Object) -> None:
+        """Delete what a definition defines; the definition waits for what finalizers hold."""
+        kinds = [kind for kind in self.kinds if kind.kind == definition["spec"]["names"]["kind"]]
+        finalizers = definition["metadata"].setdefault("finalizers", [])
+        finalizers[:] = [_CLEANUP] if any(key[0] in kinds for key in self.objects) else []
+        for key in [key for key in self.objects if key[0] in kinds]:
+            if key in self.objects:
+                self.delete(key)
+        if not any(key[0] in kinds for key in self.objects):
+            finalizers.clear()
+            self.kinds = [kind for kind in self.kinds if kind not in kinds]
+
+    def _free_definition(self, kind: Kind) -> None:
+        for key, found in list(self.objects.items()):
+            if key[0].kind == "CustomResourceDefinition" and found["spec"]["names"]["kind"] == kind.kind:
+                if found["metadata"].get("deletionTimestamp") and key in self.objects:
+                    self.delete(key)
 
     def _delete_dependents(self, uid: str) -> None:
         for key, found in list(self.objects.items()):
@@ -298,6 +324,7 @@ class Store:
         )
 
 
+_CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _UNOWNED = frozenset({("apiVersion",), ("kind",), ("status",)})
 _OWNED_METADATA = frozenset({"labels", "annotations", "finalizers"})
 _QUIET = frozenset({"metadata", "status", "apiVersion", "kind"})
