@@ -77,8 +77,10 @@ def bucket_name(stack_name: str, purpose: str, account: str, region: str) -> str
 
     https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
     """
-    digest = hashlib.sha256(f"{account}/{region}/{stack_name}".encode()).hexdigest()[:10]
-    return f"{stack_name[:32].lower().strip('-')}-{purpose}-{digest}"
+    digest = hashlib.sha256(f"{account}/{region}/{stack_name}".encode()).hexdigest()
+    # The guide's script names the model bucket with four digits.
+    digits = digest[:4] if purpose == "model-bucket" else digest[:10]
+    return f"{stack_name[:32].lower().strip('-')}-{purpose}-{digits}"
 
 
 def plan_deploy(

@@ -18,8 +18,9 @@ BUILDER_POLICIES: Final = ("AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManag
 
 
 def picked(config: Config, purpose: str) -> str:
-    """Return the pattern of a bucket's name that `deploy` picks: it ends in ten digits of a hash."""
-    return f"{config.stack_name[:32].lower().strip('-')}-{purpose}-{'?' * 10}"
+    """Return the pattern of a bucket's name that `deploy` picks: it ends in digits of a hash."""
+    digits = 4 if purpose == "model-bucket" else 10
+    return f"{config.stack_name[:32].lower().strip('-')}-{purpose}-{'?' * digits}"
 
 
 def tagged(stack_name: str, key: str = "ResourceTag") -> Condition:
