@@ -7,13 +7,16 @@ from typing import Any, Final
 from sdctl.config.model import Config
 from sdctl.render.engine import render_yaml
 from sdctl.render.karpenter import INTERRUPTION_EVENTS, controller_statements
-from sdctl.render.policies import allow
-from sdctl.render.stacks import Stack
+from sdctl.render.policies import Statement, allow
+from sdctl.render.runtime import runtime_stack_prefix
+from sdctl.render.stacks import STACK_TAG, Stack, stack_tags
 from sdctl.versions import KUBERNETES_DEFAULT
 
 CLUSTER_TEMPLATE: Final = "cluster.yaml.j2"
 DEFAULT_KUBERNETES_VERSION: Final = KUBERNETES_DEFAULT
 SPARE_SYSTEM_NODES: Final = 1
+# https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-name.html
+KEPT_NAME_LENGTH: Final = 24
 _NODE_POLICIES: Final = (
     "AmazonEKSWorkerNodePolicy",
     "AmazonEKS_CNI_Policy",
@@ -29,13 +32,22 @@ def cluster_stack(config: Config, *, model_bucket: str) -> Stack:
         config: the configuration.
         model_bucket: what Mountpoint may read.
     """
-    tags = {**config.tags, "sdctl:stack": config.stack_name}
     parameters = {
         "KubernetesVersion": config.kubernetes_version or DEFAULT_KUBERNETES_VERSION,
         "ModelBucket": model_bucket,
     }
     template = render_yaml(CLUSTER_TEMPLATE, _context(config))
-    return Stack(f"{config.stack_name}-cluster", template, parameters, tags)
+    return Stack(f"{config.stack_name}-cluster", template, parameters, stack_tags(config))
+
+
+def cluster_log_groups(stack_name: str) -> dict[str, str]:
+    """Return the names of the log groups that EKS and the CloudWatch agent write to, by logical id.
+
+    https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/Container-Insights-view-metrics.html
+    """
+    kinds = ("application", "dataplane", "host", "performance")
+    groups = {f"{kind.capitalize()}Log": f"/aws/containerinsights/{stack_name}/{kind}" for kind in kinds}
+    return {"ClusterLog": f"/aws/eks/{stack_name}/cluster"} | groups
 
 
 def ami_type(instance_type: str) -> str:
@@ -55,7 +67,12 @@ def _context(config: Config) -> dict[str, Any]:
     return {
         "description": f"sdctl {name}: cluster",
         "cluster_name": name,
-        "cluster_log_group": f"/aws/eks/{name}/cluster",
+        "log_groups": [
+            {"logical": logical, "name": text}
+            for logical, text in cluster_log_groups(config.stack_name).items()
+        ],
+        "kms_key_arn": config.kms_key_arn,
+        "public_access_cidrs": config.network.public_access_cidrs,
         "log_retention_days": config.log_retention_days,
         "permissions_boundary_arn": config.permissions_boundary_arn,
         "node_addons": [
@@ -80,27 +97,25 @@ def _context(config: Config) -> dict[str, Any]:
 
 
 def _tag_list(config: Config) -> list[dict[str, str]]:
-    tags = {**config.tags, "sdctl:stack": config.stack_name}
-    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+    return [{"Key": key, "Value": value} for key, value in sorted(stack_tags(config).items())]
 
 
 def _pod_roles(config: Config) -> list[dict[str, Any]]:
     """List the roles of pods; one whose add-on associates it itself has no association here."""
-    bucket = "arn:${AWS::Partition}:s3:::${ModelBucket}"
-    queues = f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{config.front_stack_name}-*"
+    bucket, key = "arn:${AWS::Partition}:s3:::${ModelBucket}", config.kms_key_arn
     return [
         {
             "logical": "KarpenterRole",
             "description": "Karpenter starts and ends GPU nodes",
             "managed_policies": [],
-            "statements": controller_statements(config.stack_name),
+            "statements": controller_statements(config.stack_name, kms_key_arn=key),
             "association": {"namespace": "kube-system", "service_account": "karpenter"},
         },
         {
             "logical": "KedaRole",
             "description": "KEDA reads how long the queues are",
             "managed_policies": [],
-            "statements": [allow(["sqs:GetQueueAttributes"], [{"Fn::Sub": queues}])],
+            "statements": [_read_queues(config.stack_name)],
             "association": {"namespace": "keda", "service_account": "keda-operator"},
         },
         {
@@ -110,6 +125,7 @@ def _pod_roles(config: Config) -> list[dict[str, Any]]:
             "statements": [
                 allow(["s3:ListBucket"], [{"Fn::Sub": bucket}]),
                 allow(["s3:GetObject"], [{"Fn::Sub": f"{bucket}/*"}]),
+                *([allow(["kms:Decrypt"], [key])] if key else []),
             ],
             "association": None,
         },
@@ -123,12 +139,33 @@ def _pod_roles(config: Config) -> list[dict[str, Any]]:
     ]
 
 
+def _read_queues(stack_name: str) -> Statement:
+    """Read the length of the runtimes' queues, which other stacks make, now or later.
+
+    CloudFormation keeps at least this much of a stack's name in a queue's; whatever else that lets in lacks
+    the tag: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-abac.html
+    """
+    name = runtime_stack_prefix(stack_name)[:KEPT_NAME_LENGTH]
+    queues = f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{name}*"
+    ours = {f"aws:ResourceTag/{STACK_TAG}": stack_name}
+    return allow(["sqs:GetQueueAttributes"], [{"Fn::Sub": queues}], StringEquals=ours)
+
+
 def _pod_addons() -> list[dict[str, Any]]:
+    """List the add-ons whose pods need a node; the CloudWatch agent must find its log groups there."""
+    log_groups = [logical for logical in cluster_log_groups("") if logical != "ClusterLog"]
     return [
-        {"logical": "CoreDnsAddon", "name": "coredns", "configuration": "", "role": ""},
+        {
+            "logical": "CoreDnsAddon",
+            "name": "coredns",
+            "after": "SystemNodes",
+            "configuration": "",
+            "role": "",
+        },
         {
             "logical": "MountpointAddon",
             "name": "aws-mountpoint-s3-csi-driver",
+            "after": "SystemNodes",
             # The driver has to run on tainted GPU nodes too.
             "configuration": '{"node":{"tolerateAllTaints":true}}',
             "role": "ModelReaderRole",
@@ -137,6 +174,7 @@ def _pod_addons() -> list[dict[str, Any]]:
         {
             "logical": "CloudWatchAddon",
             "name": "amazon-cloudwatch-observability",
+            "after": ["SystemNodes", *log_groups],
             "configuration": '{"tolerations":[{"operator":"Exists"}]}',
             "role": "CloudWatchAgentRole",
             "service_account": "cloudwatch-agent",

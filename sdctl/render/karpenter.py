@@ -32,8 +32,13 @@ def _ec2(kind: str, account: str = "*") -> dict[str, str]:
     return _arn(f"ec2:${{AWS::Region}}:{account}:{kind}/*")
 
 
-def controller_statements(cluster_name: str) -> list[Statement]:
-    """Build the statements of the controller's role."""
+def controller_statements(cluster_name: str, *, kms_key_arn: str | None = None) -> list[Statement]:
+    """Build the statements of the controller's role.
+
+    Args:
+        cluster_name: the cluster whose nodes it starts and ends.
+        kms_key_arn: the key of the nodes' volumes and snapshots, where it is not AWS's own.
+    """
     owned = f"kubernetes.io/cluster/{cluster_name}"
     return [
         *_launching(owned, cluster_name),
@@ -44,6 +49,22 @@ def controller_statements(cluster_name: str) -> list[Statement]:
             ["sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage"],
             [{"Fn::GetAtt": ["InterruptionQueue", "Arn"]}],
         ),
+        *(_encrypted_volumes(kms_key_arn) if kms_key_arn else []),
+    ]
+
+
+def _encrypted_volumes(kms_key_arn: str) -> list[Statement]:
+    """Let EC2, and nothing else, use the key for the volumes of what is launched.
+
+    https://docs.aws.amazon.com/ebs/latest/userguide/ebs-encryption-requirements.html
+    """
+    through_ec2 = {"kms:ViaService": {"Fn::Sub": "ec2.${AWS::Region}.${AWS::URLSuffix}"}}
+    uses = ["kms:Decrypt", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo"]
+    for_aws = {"kms:GrantIsForAWSResource": "true"}
+    return [
+        allow(["kms:DescribeKey"], [kms_key_arn]),
+        allow(uses, [kms_key_arn], StringEquals=through_ec2),
+        allow(["kms:CreateGrant"], [kms_key_arn], StringEquals=through_ec2, Bool=for_aws),
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from sdctl.config.model import Config
 from sdctl.errors import ConfigError
 from sdctl.render.engine import render_yaml
-from sdctl.render.stacks import Stack
+from sdctl.render.stacks import Stack, stack_tags
 
 NETWORK_TEMPLATE: Final = "network.yaml.j2"
 ZONES: Final = 3
@@ -26,8 +26,8 @@ ZONE_IDS_WITHOUT_EKS: Final = frozenset({"use1-az3", "usw1-az2", "cac1-az3", "cn
 # https://docs.aws.amazon.com/vpc/latest/privatelink/gateway-endpoints.html
 GATEWAY_SERVICES: Final = ("s3", "dynamodb")
 # What nodes and pods call: images, identities, queues, topics, logs, metrics and the instances that
-# Karpenter starts; each endpoint is paid for by zone and hour. eks-auth is where EKS Pod Identity takes its credentials from. IAM and the
-# price list have no endpoint: https://karpenter.sh/docs/getting-started/getting-started-with-karpenter/
+# Karpenter starts; each endpoint is paid for by zone and hour. EKS Pod Identity takes its credentials from
+# eks-auth. IAM and the price list have no endpoint.
 # https://docs.aws.amazon.com/eks/latest/userguide/private-clusters.html
 INTERFACE_SERVICES: Final = (
     "ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "logs", "monitoring", "sns", "sqs", "ssm", "sts",
@@ -50,9 +50,8 @@ def network_stack(config: Config, *, partition: str, zones: tuple[str, ...] = ()
         return None
     zones = config.network.zones or zones
     template = render_yaml(NETWORK_TEMPLATE, _context(config, partition, len(zones) or ZONES))
-    tags = {**config.tags, "sdctl:stack": config.stack_name}
     parameters = {"Zones": ",".join(zones)} if zones else {}
-    return Stack(f"{config.stack_name}-network", template, parameters, tags)
+    return Stack(f"{config.stack_name}-network", template, parameters, stack_tags(config))
 
 
 def choose_zones(zone_ids: Mapping[str, str]) -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Network
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +19,7 @@ from sdctl.errors import ConfigError
 from sdctl.render.cluster import ami_type, cluster_stack
 from sdctl.render.karpenter import controller_statements
 from sdctl.render.network import choose_zones, network_stack
+from sdctl.render.runtime import runtime_stack_name
 from sdctl.render.stacks import Stack
 
 REGIONS = {"aws": ("us-east-1", "us-west-2", "eu-central-1"), "aws-cn": ("cn-north-1", "cn-northwest-1")}
@@ -117,7 +120,7 @@ def test_add_ons_wait_for_what_makes_them_healthy() -> None:
     resources = cluster().template.document["Resources"]
     assert set(resources["SystemNodes"]["DependsOn"]) == {"VpcCniAddon", "KubeProxyAddon", "PodIdentityAddon"}
     for name in ("CoreDnsAddon", "MountpointAddon", "CloudWatchAddon"):
-        assert resources[name]["DependsOn"] == "SystemNodes"
+        assert "SystemNodes" in resources[name]["DependsOn"]
 
 
 def test_nobody_is_administrator_but_the_deployer_and_support_never_becomes_the_dear_kind() -> None:
@@ -129,6 +132,90 @@ def test_nobody_is_administrator_but_the_deployer_and_support_never_becomes_the_
     assert properties["UpgradePolicy"] == {"SupportType": "STANDARD"}
     entries = of_type(cluster(), "AWS::EKS::AccessEntry")
     assert [name for name, entry in entries.items() if entry.get("AccessPolicies")] == ["DeployerAccess"]
+
+
+def test_log_groups_are_there_before_an_agent_makes_its_own_which_would_keep_everything() -> None:
+    resources = cluster(logRetentionDays=7).template.document["Resources"]
+    groups = {
+        name: body["Properties"] for name, body in resources.items() if body["Type"] == "AWS::Logs::LogGroup"
+    }
+    assert {group["LogGroupName"] for group in groups.values()} == {
+        "/aws/eks/sdoneks/cluster",
+        *(
+            f"/aws/containerinsights/sdoneks/{kind}"
+            for kind in ("application", "dataplane", "host", "performance")
+        ),
+    }
+    assert {group["RetentionInDays"] for group in groups.values()} == {7}
+    waiting = {resources["Cluster"]["DependsOn"], *resources["CloudWatchAddon"]["DependsOn"]}
+    assert waiting == {"SystemNodes", *groups}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "expected"),
+    [
+        (None, {"EndpointPublicAccess": True, "PublicAccessCidrs": ["0.0.0.0/0"]}),
+        (["203.1.113.0/24"], {"EndpointPublicAccess": True, "PublicAccessCidrs": ["203.1.113.0/24"]}),
+        ([], {"EndpointPublicAccess": False}),
+    ],
+)
+def test_the_kubernetes_api_is_reached_from_where_the_configuration_says(
+    addresses: list[str] | None, expected: dict[str, Any]
+) -> None:
+    network = {} if addresses is None else {"publicAccessCidrs": addresses}
+    (properties,) = of_type(cluster(network=network), "AWS::EKS::Cluster").values()
+    access = dict(properties["ResourcesVpcConfig"])
+    del access["SubnetIds"]
+    assert access == {"EndpointPrivateAccess": True} | expected
+
+
+KEY = "arn:aws:kms:us-east-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"
+
+
+def test_a_key_of_the_users_protects_secrets_logs_and_volumes() -> None:
+    stack = cluster(kmsKeyArn=KEY)
+    (properties,) = of_type(stack, "AWS::EKS::Cluster").values()
+    assert properties["EncryptionConfig"] == [{"Provider": {"KeyArn": KEY}, "Resources": ["secrets"]}]
+    assert {group["KmsKeyId"] for group in of_type(stack, "AWS::Logs::LogGroup").values()} == {KEY}
+    (template,) = of_type(stack, "AWS::EC2::LaunchTemplate").values()
+    (volume,) = template["LaunchTemplateData"]["BlockDeviceMappings"]
+    assert volume["Ebs"]["KmsKeyId"] == KEY
+    assert KEY not in cluster().template.text
+
+
+def test_with_a_key_each_role_may_use_it_for_its_own_work_only() -> None:
+    allowed = {
+        logical: {
+            action
+            for policy in role.get("Policies", [])
+            for statement in policy["PolicyDocument"]["Statement"]
+            if statement["Resource"] in (KEY, [KEY])
+            for action in statement["Action"]
+        }
+        for logical, role in of_type(cluster(kmsKeyArn=KEY), "AWS::IAM::Role").items()
+    }
+    assert {logical for logical, actions in allowed.items() if actions} == {
+        "ClusterRole", "KarpenterRole", "ModelReaderRole",
+    }  # fmt: skip
+    assert allowed["ModelReaderRole"] == {"kms:Decrypt"}
+    grants = [
+        one for one in controller_statements("farm", kms_key_arn=KEY) if one["Action"] == ["kms:CreateGrant"]
+    ]
+    assert [one["Condition"]["Bool"] for one in grants] == [{"kms:GrantIsForAWSResource": "true"}]
+
+
+@pytest.mark.parametrize("name", ["farm", "a" * 48])
+def test_keda_reads_the_queues_of_runtimes_that_come_later_and_no_others(name: str) -> None:
+    (role,) = [
+        one for key, one in of_type(cluster(stackName=name), "AWS::IAM::Role").items() if key == "KedaRole"
+    ]
+    ((statement,),) = [policy["PolicyDocument"]["Statement"] for policy in role["Policies"]]
+    pattern = statement["Resource"][0]["Fn::Sub"].rpartition(":")[2]
+    # What CloudFormation calls a queue: as much of the stack's name as 80 characters allow, and a suffix.
+    stack_name = runtime_stack_name(name, "a-runtime-with-a-name-of-some-length")
+    assert fnmatchcase(f"{stack_name[:50]}-Queue-1A2B3C4D5E6F"[:80], pattern)
+    assert not fnmatchcase("Other-runtime-x-Queue-1A2B3C4D5E6F", pattern)
+    assert statement["Condition"] == {"StringEquals": {"aws:ResourceTag/sdctl:stack": name}}
 
 
 @pytest.mark.parametrize(
@@ -172,8 +259,78 @@ def test_karpenter_may_end_only_what_it_made_for_this_cluster() -> None:
 
 
 def test_an_inline_policy_of_karpenter_stays_below_the_limit_whatever_the_cluster_is_called() -> None:
-    text = json.dumps(controller_statements("x" * 48), separators=(",", ":"))
-    assert len(text) < 10_240
+    place = {
+        "AWS::Partition": "aws-us-gov", "AWS::Region": "ap-southeast-2", "AWS::AccountId": "1" * 12,
+        "AWS::URLSuffix": "amazonaws.com.cn", "GpuNodeRole": "r" * 90, "InterruptionQueue": "q" * 120,
+    }  # fmt: skip
+
+    def known(value: Any) -> Any:
+        match value:
+            case {"Fn::Sub": str(text)}:
+                return re.sub(r"\$\{([^}]+)\}", lambda found: place[found[1]], text)
+            case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
+                return place[name]
+            case dict():
+                return {key: known(item) for key, item in value.items()}
+            case list():
+                return [known(item) for item in value]
+        return value
+
+    text = json.dumps(known(controller_statements("x" * 48, kms_key_arn=KEY)), separators=(",", ":"))
+    assert len(text) < 10_240 - len('{"Version":"2012-10-17","Statement":}')
+
+
+# Reference statements that are left out, or that are narrower here.
+NOT_NEEDED = {"arc-zonal-shift:GetManagedResource": "only asked for with settings.enableZonalShift"}
+
+
+def test_karpenter_may_do_what_its_reference_policies_say_and_no_more() -> None:
+    """https://karpenter.sh/v1.14/reference/cloudformation/ : actions and condition keys."""
+    reads = {
+        "ec2:DescribeCapacityReservations", "ec2:DescribeImages", "ec2:DescribeInstances",
+        "ec2:DescribeInstanceStatus", "ec2:DescribeInstanceTypeOfferings", "ec2:DescribeInstanceTypes",
+        "ec2:DescribeLaunchTemplates", "ec2:DescribePlacementGroups", "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSpotPriceHistory", "ec2:DescribeSubnets",
+    }  # fmt: skip
+    expected = [
+        ({"ec2:RunInstances", "ec2:CreateFleet"}, set()),
+        ({"ec2:RunInstances", "ec2:CreateFleet"}, {"aws:ResourceTag"}),
+        ({"ec2:RunInstances", "ec2:CreateFleet", "ec2:CreateLaunchTemplate"}, {"aws:RequestTag"}),
+        ({"ec2:CreateTags"}, {"aws:RequestTag", "ec2:CreateAction"}),
+        ({"ec2:CreateTags"}, {"aws:ResourceTag", "aws:RequestTag", "aws:TagKeys"}),
+        ({"ec2:TerminateInstances", "ec2:DeleteLaunchTemplate"}, {"aws:ResourceTag"}),
+        ({"iam:PassRole"}, {"iam:PassedToService"}),
+        ({"iam:CreateInstanceProfile"}, {"aws:RequestTag"}),
+        ({"iam:TagInstanceProfile"}, {"aws:RequestTag", "aws:ResourceTag"}),
+        (
+            {
+                "iam:AddRoleToInstanceProfile",
+                "iam:RemoveRoleFromInstanceProfile",
+                "iam:DeleteInstanceProfile",
+            },
+            {"aws:ResourceTag"},
+        ),
+        ({"iam:GetInstanceProfile"}, set()),
+        ({"iam:ListInstanceProfiles"}, set()),
+        (reads, {"aws:RequestedRegion"}),
+        ({"ssm:GetParameter"}, set()),
+        ({"pricing:GetProducts"}, set()),
+        ({"eks:DescribeCluster"}, set()),
+        ({"sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage"}, set()),
+    ]
+    found = [
+        (
+            set(statement["Action"]),
+            {
+                key.partition("/")[0]
+                for operator in statement.get("Condition", {}).values()
+                for key in operator
+            },
+        )
+        for statement in controller_statements("farm")
+    ]
+    assert found == expected
+    assert not any(action in NOT_NEEDED for actions, _ in found for action in actions)
 
 
 @pytest.mark.parametrize("partition", REGIONS)
