@@ -42,7 +42,7 @@ def controller_statements(cluster_name: str, *, kms_key_arn: str | None = None) 
     owned = f"kubernetes.io/cluster/{cluster_name}"
     return [
         *_launching(owned, cluster_name),
-        *_tagging_and_ending(owned),
+        *_tagging_and_ending(owned, cluster_name),
         *_instance_profiles(owned, cluster_name),
         *_discovery(cluster_name),
         allow(
@@ -91,7 +91,7 @@ def _launching(owned: str, cluster_name: str) -> list[Statement]:
     ]
 
 
-def _tagging_and_ending(owned: str) -> list[Statement]:
+def _tagging_and_ending(owned: str, cluster_name: str) -> list[Statement]:
     """Rename and end this cluster's own nodes."""
     ours: dict[str, Any] = {
         "StringEquals": {f"aws:ResourceTag/{owned}": "owned"},
@@ -99,7 +99,13 @@ def _tagging_and_ending(owned: str) -> list[Statement]:
     }
     names = {"aws:TagKeys": ["eks:eks-cluster-name", "karpenter.sh/nodeclaim", "Name"]}
     return [
-        allow(["ec2:CreateTags"], [_ec2("instance")], **ours, **{"ForAllValues:StringEquals": names}),
+        allow(
+            ["ec2:CreateTags"],
+            [_ec2("instance")],
+            **ours,
+            StringEqualsIfExists={"aws:RequestTag/eks:eks-cluster-name": cluster_name},
+            **{"ForAllValues:StringEquals": names},
+        ),
         allow(
             ["ec2:TerminateInstances", "ec2:DeleteLaunchTemplate"],
             [_ec2("instance"), _ec2("launch-template")],
