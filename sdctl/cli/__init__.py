@@ -50,6 +50,7 @@ COMMANDS = (
     Entry("init", "sdctl.cli.init", "init", "Write an annotated sdctl.yaml.", _DEPLOYING),
     Entry("doctor", "sdctl.cli.doctor", "doctor", "Check what a deployment depends on.", _DEPLOYING),
     Entry("deploy", "sdctl.cli.deploy", "deploy", "Deploy what sdctl.yaml describes.", _DEPLOYING),
+    Entry("render", "sdctl.cli.render", "render", "Write what deploy would send as files.", _DEPLOYING),
     Entry("destroy", "sdctl.cli.destroy", "destroy", "Take a deployment down.", _DEPLOYING),
     Entry("outputs", "sdctl.cli.outputs", "outputs", "Show the stack's outputs.", _DEPLOYING),
     Entry("apikey", "sdctl.cli.outputs", "apikey", "Print the API key.", _DEPLOYING),

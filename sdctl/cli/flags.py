@@ -25,6 +25,16 @@ def duration_seconds(text: str) -> float:
     return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
+def check_account(text: str | None) -> None:
+    """Refuse what is no account: 12 digits.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) == 12):
+        raise UsageError(f"{text!r} is not an account: 12 digits")
+
+
 def share(build: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give commands the options of `build` as well, and what it returns as their first argument.
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from sdctl.cli import context, output
-from sdctl.errors import ConfigError, UsageError
+from sdctl.cli.flags import check_account
+from sdctl.errors import ConfigError
 
 app = typer.Typer(help="The permissions that sdctl needs in AWS.", no_args_is_help=True)
 
@@ -46,8 +47,7 @@ def policy(
     from sdctl.iam import policy as policies
     from sdctl.iam.scopes import Place
 
-    if account is not None and not (account.isascii() and account.isdigit() and len(account) == 12):
-        raise UsageError(f"{account!r} is not an account: 12 digits")
+    check_account(account)
     options, env = context.current(), context.environment()
     region = options.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
     if not region:

@@ -7,7 +7,7 @@ authorization reference says: https://docs.aws.amazon.com/service-authorization/
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sdctl.config.model import Config
@@ -17,6 +17,7 @@ from sdctl.iam.scopes import Place, Scopes
 from sdctl.iam.targets import NO_CONDITION, Condition, picked, tagged, targets
 from sdctl.render.cluster import cluster_stack
 from sdctl.render.network import network_stack
+from sdctl.render.runtime import runtime_stack
 from sdctl.render.stacks import Stack, code_parameters, front_stack
 
 Document = dict[str, Any]
@@ -72,29 +73,39 @@ class _Statements:
 
 
 def stacks_of(config: Config, *, partition: str) -> tuple[Stack, ...]:
-    """Render the stacks of a configuration; what only an account knows has placeholders."""
+    """Render the stacks of a configuration; what only an account knows has placeholders.
+
+    The runtimes' stacks, which differ in their names only, are one whose name is a wildcard: whoever may
+    deploy may add another runtime.
+    """
     keys = dict.fromkeys(code_parameters().values(), "")
     bucket = config.model_bucket or picked(config, "model-bucket")
     front = front_stack(config, target="aws", model_bucket=bucket, asset_bucket="", code_keys=keys)
     network = network_stack(config, partition=partition)
     cluster = cluster_stack(config, model_bucket=bucket)
-    return tuple(stack for stack in (front, network, cluster) if stack is not None)
+    any_runtime = config.runtimes[0].model_copy(update={"name": "*"})
+    runtimes = runtime_stack(config, any_runtime, target="aws")
+    return tuple(stack for stack in (front, network, cluster, runtimes) if stack is not None)
 
 
-def policy(purpose: Purpose, config: Config, place: Place) -> Document:
+def policy(
+    purpose: Purpose, config: Config, place: Place, *, stacks: Sequence[Stack] | None = None
+) -> Document:
     """Compute what one purpose needs of AWS for a configuration.
 
     Args:
         purpose: what its holder does.
         config: the configuration.
         place: the region, and the account where it is known.
+        stacks: of `stacks_of`, where they are rendered already.
 
     Returns:
         An IAM policy document of any length; see `split`.
     """
     assets = place.arn(f"s3:::{picked(config, 'assets')}")
     objects = (f"{assets}/functions/*", f"{assets}/templates/*")
-    scopes = Scopes(stacks_of(config, partition=place.partition), place, objects)
+    stacks = stacks_of(config, partition=place.partition) if stacks is None else stacks
+    scopes = Scopes(stacks, place, objects)
     statements = _Statements()
     operations = {"deploy": CHANGING, "destroy": REMOVING}.get(purpose, ())
     needed = handler_actions((body for _, body in scopes.resources()), operations)
@@ -212,7 +223,9 @@ def _allow_iam(statements: _Statements, action: str, types: set[str], scopes: Sc
         return
     if boundary and action in _BOUNDED:
         condition = {**condition, "StringEquals": {"iam:PermissionsBoundary": boundary}}
-    if handlers().resources[action]:
+    if "instance-profile" in handlers().resources[action]:
+        statements.allow(action, scopes.arns("iam", "instance-profile"))
+    elif handlers().resources[action]:
         statements.allow(action, roles, condition)
     else:
         statements.allow(action, ["*"])

@@ -55,12 +55,20 @@ _NAMED: Final = {
     "dynamodb table": _Named("AWS::DynamoDB::Table", "TableName", f"dynamodb:{_REGIONAL}:table/"),
     "eks cluster": _Named("AWS::EKS::Cluster", "Name", f"eks:{_REGIONAL}:cluster/"),
     "events rule-on-default-event-bus": _Named("AWS::Events::Rule", "Name", f"events:{_REGIONAL}:rule/"),
+    "iam instance-profile": _Named(
+        "AWS::IAM::InstanceProfile", "InstanceProfileName", "iam::{account}:instance-profile/",
+    ),
     "iam role": _Named("AWS::IAM::Role", "RoleName", "iam::{account}:role/"),
     "lambda function": _Named("AWS::Lambda::Function", "FunctionName", f"lambda:{_REGIONAL}:function:"),
     "logs log-group": _Named("AWS::Logs::LogGroup", "LogGroupName", f"logs:{_REGIONAL}:log-group:"),
     "s3 bucket": _Named("AWS::S3::Bucket", "BucketName", "s3:::"),
     "sns topic": _Named("AWS::SNS::Topic", "TopicName", f"sns:{_REGIONAL}:"),
     "sqs queue": _Named("AWS::SQS::Queue", "QueueName", f"sqs:{_REGIONAL}:"),
+    # Its name begins with the slash.
+    "ssm parameter": _Named("AWS::SSM::Parameter", "Name", f"ssm:{_REGIONAL}:parameter"),
+    "states statemachine": _Named(
+        "AWS::StepFunctions::StateMachine", "StateMachineName", f"states:{_REGIONAL}:stateMachine:",
+    ),
 }  # fmt: skip
 # What lies inside a cluster has its name in the ARN.
 _IN_CLUSTER: Final = ("access-entry", "addon", "nodegroup", "podidentityassociation")
@@ -78,7 +86,8 @@ _INSTANCE_PARTS: Final = ("instance", "volume", "network-interface", "subnet", "
 
 def named(stack: str) -> str:
     """Return the pattern of the names that CloudFormation makes up in a stack."""
-    return f"{stack}-*" if len(stack) <= KEPT_NAME_LENGTH else f"{stack[:KEPT_NAME_LENGTH]}*"
+    begin = stack[:-1] if stack.endswith("*") else f"{stack}-"
+    return f"{begin}*" if len(stack) <= KEPT_NAME_LENGTH else f"{stack[:KEPT_NAME_LENGTH]}*"
 
 
 class Scopes:

@@ -1,0 +1,64 @@
+"""`sdctl render`: what `deploy` would send, as files; offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sdctl.cli import context, output
+from sdctl.cli.flags import check_account
+
+
+def render(
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="The folder; made, or replaced where it is ours.")
+    ],
+    account: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="The account's 12 digits, to fill in what follows from it."),
+    ] = None,
+    bucket: Annotated[
+        str | None, typer.Option("--bucket", "-b", metavar="NAME", help="The bucket that holds the models.")
+    ] = None,
+    snapshot: Annotated[
+        str | None, typer.Option("--snapshot", "-s", metavar="ID", help="The image cache, snap-….")
+    ] = None,
+    runtime_name: Annotated[
+        str | None, typer.Option("--runtime-name", "-r", metavar="NAME", help="Name of the one runtime.")
+    ] = None,
+    runtime_type: Annotated[
+        str | None, typer.Option("--runtime-type", "-t", metavar="TYPE", help="sdwebui or comfyui.")
+    ] = None,
+) -> None:
+    """Write everything that deploy would send for sdctl.yaml into a folder: no credentials, no network.
+
+    CloudFormation templates with parameters and tags, Lambda zips, Helm values, manifests where helm is
+    found, IAM policies, and the order of it all. What only an account knows has a placeholder with a name.
+    """
+    from sdctl.config.load import Overrides, check_region, load_config
+    from sdctl.offline.files import Where
+    from sdctl.offline.folder import write_folder
+    from sdctl.offline.rendering import render_all
+
+    check_account(account)
+    options, env = context.current(), context.environment()
+    overrides = Overrides(options.stack_name, bucket, snapshot, runtime_name, runtime_type)
+    loaded = load_config(options.config, overrides, env)
+    for warning in loaded.warnings:
+        output.warn(warning)
+    region = options.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""
+    if region:
+        check_region(loaded, region)
+    rendering = render_all(loaded.config, Where(region, account or ""), target=options.target or "aws")
+    for note in rendering.notes:
+        output.note(note)
+    written = write_folder(out, rendering.files)
+    document = {
+        "folder": str(out), "stack_name": loaded.config.stack_name, "region": region or None,
+        "files": [{"path": row.path, "sha256": row.sha256, "bytes": row.bytes} for row in written],
+        "placeholders": rendering.placeholders, "notes": list(rendering.notes),
+    }  # fmt: skip
+    output.result(document, lambda: "\n".join(f"{out}/{row.path}" for row in written))

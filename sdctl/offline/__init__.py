@@ -1,0 +1,1 @@
+"""What `deploy` would send, as files: without credentials and network, the same at every run."""
