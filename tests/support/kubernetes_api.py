@@ -136,12 +136,8 @@ class KubernetesApi:
         self._loop.close()
 
     def wipe(self) -> None:
-        """Begin anew, as the API of another cluster."""
-
-        async def begin() -> None:
-            self.store = Store(self._changed, has_operators=self._has_operators)
-
-        self._call(begin())
+        """Begin anew, as the API of another cluster; for `authenticate` and `intercept` alone to call."""
+        self.store = Store(self._changed, has_operators=self._has_operators)
 
     def objects(self, kind: str, namespace: str = "") -> list[Object]:
         """Return copies of all objects of a kind; none where there is no such kind."""

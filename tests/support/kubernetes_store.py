@@ -205,9 +205,10 @@ class Store:
 
     def _free_definition(self, kind: Kind) -> None:
         for key, found in list(self.objects.items()):
-            if key[0].kind == "CustomResourceDefinition" and found["spec"]["names"]["kind"] == kind.kind:
-                if found["metadata"].get("deletionTimestamp") and key in self.objects:
-                    self.delete(key)
+            if key[0].kind != "CustomResourceDefinition" or "deletionTimestamp" not in found["metadata"]:
+                continue
+            if found["spec"]["names"]["kind"] == kind.kind and key in self.objects:
+                self.delete(key)
 
     def _delete_dependents(self, uid: str) -> None:
         for key, found in list(self.objects.items()):
