@@ -25,6 +25,9 @@ KEDA_CHART: Final = "keda"
 KEDA_REPOSITORY: Final = "https://kedacore.github.io/charts"
 # Optional: the CloudWatch add-on brings an exporter of its own.
 DCGM_EXPORTER_VERSION: Final = "4.1.1"
+DCGM_EXPORTER_IMAGE: Final = "nvcr.io/nvidia/k8s/dcgm-exporter"
+# What the chart's own values name: https://github.com/NVIDIA/dcgm-exporter/blob/4.2.3-4.1.1/deployment/values.yaml
+DCGM_EXPORTER_TAG: Final = "4.2.3-4.1.1-ubuntu22.04"
 DCGM_EXPORTER_CHART: Final = "dcgm-exporter"
 DCGM_EXPORTER_REPOSITORY: Final = "https://nvidia.github.io/dcgm-exporter/helm-charts"
 MOUNTPOINT_CSI_VERSION: Final = "2.7.0"

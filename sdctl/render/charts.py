@@ -7,16 +7,17 @@ paths that they have where they come from; nothing then names a public registry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sdctl.config.model import Config
-from sdctl.errors import ConfigError
 from sdctl.releases import Chart, Release
+from sdctl.render.stacks import Output
 from sdctl.versions import (
     DCGM_EXPORTER_CHART,
+    DCGM_EXPORTER_IMAGE,
     DCGM_EXPORTER_REPOSITORY,
+    DCGM_EXPORTER_TAG,
     DCGM_EXPORTER_VERSION,
     KARPENTER_CHART,
     KARPENTER_CRD_CHART,
@@ -33,8 +34,9 @@ KEDA_NAMESPACE: Final = "keda"
 KEDA_ACCOUNT: Final = "keda-operator"
 
 _KARPENTER_IMAGE: Final = "public.ecr.aws/karpenter/controller"
-# What the mirror keeps a chart as that comes from an https repository.
+# What the mirror keeps the charts as that come from https repositories.
 _MIRRORED_KEDA_CHART: Final = "kedacore/charts/keda"
+_MIRRORED_DCGM_CHART: Final = "nvidia/charts/dcgm-exporter"
 # KEDA's images by their place in the chart's values: https://github.com/kedacore/charts/tree/v2.20.2/keda
 _KEDA_REGISTRY: Final = "ghcr.io"
 _KEDA_IMAGES: Final = {
@@ -50,36 +52,28 @@ _KARPENTER_RESOURCES: Final = {"cpu": "1", "memory": "1Gi"}
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """What only a cluster that exists knows, from its stack's outputs; placeholders where it does not."""
+    """What only a cluster that exists knows: outputs of its stack, or their values."""
 
-    endpoint: str
-    interruption_queue: str
+    endpoint: str | Output
+    interruption_queue: str | Output
 
     @classmethod
-    def from_outputs(cls, outputs: Mapping[str, str]) -> ClusterFacts:
-        """Read the outputs of the cluster's stack."""
-        return cls(outputs["ClusterEndpoint"], outputs["InterruptionQueueName"])
+    def of(cls, config: Config) -> ClusterFacts:
+        """Name the outputs of the cluster's stack, to be resolved when it is there."""
+        stack = f"{config.stack_name}-cluster"
+        return cls(Output(stack, "ClusterEndpoint"), Output(stack, "InterruptionQueueName"))
 
 
-def third_party_releases(
-    config: Config, facts: ClusterFacts, *, mirror: str = "", has_gpu_exporter: bool = False
-) -> tuple[Release, ...]:
+def third_party_releases(config: Config, facts: ClusterFacts) -> tuple[Release, ...]:
     """List the releases of others' charts, in the order in which they are installed.
 
     Args:
-        config: the configuration.
-        facts: what the cluster's stack gave.
-        mirror: a private registry with a path, as `1….dkr.ecr.cn-north-1.amazonaws.com.cn/sdctl`; public
-            registries, unless given.
-        has_gpu_exporter: export GPU metrics for Prometheus, besides what CloudWatch gets.
-
-    Raises:
-        ConfigError: the GPU exporter is wanted from a mirror, which does not hold it.
+        config: the configuration; with an `image_registry` nothing comes from anywhere else.
+        facts: what the cluster's stack gives.
     """
+    mirror = config.image_registry or ""
     releases = [_karpenter_crds(mirror), _karpenter(config, facts, mirror), _keda(config, mirror)]
-    if has_gpu_exporter and mirror:
-        raise ConfigError("the GPU metrics exporter is not mirrored", hint="CloudWatch has the GPU metrics")
-    return tuple(releases + ([_gpu_exporter()] if has_gpu_exporter else []))
+    return tuple(releases + ([_gpu_exporter(mirror)] if config.gpu_metrics_exporter else []))
 
 
 def mirrored(reference: str, mirror: str) -> str:
@@ -139,18 +133,20 @@ def _keda(config: Config, mirror: str) -> Release:
     return Release("keda", KEDA_NAMESPACE, chart, values)
 
 
-def _gpu_exporter() -> Release:
+def _gpu_exporter(mirror: str) -> Release:
     values: dict[str, Any] = {
+        "image": {"repository": mirrored(DCGM_EXPORTER_IMAGE, mirror), "tag": DCGM_EXPORTER_TAG},
         # The monitor is an object of the Prometheus operator, which a cluster need not have.
         "serviceMonitor": {"enabled": False},
         "nodeSelector": {"karpenter.k8s.aws/instance-gpu-manufacturer": "nvidia"},
         "tolerations": [{"operator": "Exists"}],
     }
-    chart = Chart(DCGM_EXPORTER_CHART, DCGM_EXPORTER_VERSION, DCGM_EXPORTER_REPOSITORY)
+    public = Chart(DCGM_EXPORTER_CHART, DCGM_EXPORTER_VERSION, DCGM_EXPORTER_REPOSITORY)
+    chart = Chart(f"oci://{mirror}/{_MIRRORED_DCGM_CHART}", DCGM_EXPORTER_VERSION) if mirror else public
     return Release("dcgm-exporter", DCGM_NAMESPACE, chart, values)
 
 
-def third_party_sources() -> dict[str, str]:
+def third_party_sources(*, has_gpu_exporter: bool = False) -> dict[str, str]:
     """List what a mirror has to hold: where each image and chart comes from, by its path in the mirror.
 
     Charts are marked by their scheme: `oci://…`, or `https://…` with the chart's name behind `#`. Karpenter's
@@ -164,7 +160,11 @@ def third_party_sources() -> dict[str, str]:
     images = {_path(_KARPENTER_IMAGE): f"{_KARPENTER_IMAGE}:{KARPENTER_VERSION}"} | {
         repository: f"{_KEDA_REGISTRY}/{repository}:{KEDA_VERSION}" for repository in _KEDA_IMAGES.values()
     }
-    return charts | images
+    exporter = {
+        _MIRRORED_DCGM_CHART: f"{DCGM_EXPORTER_REPOSITORY}#{DCGM_EXPORTER_CHART}:{DCGM_EXPORTER_VERSION}",
+        _path(DCGM_EXPORTER_IMAGE): f"{DCGM_EXPORTER_IMAGE}:{DCGM_EXPORTER_TAG}",
+    }
+    return charts | images | (exporter if has_gpu_exporter else {})
 
 
 def _path(reference: str) -> str:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from sdctl.config.model import Config
-from sdctl.errors import ConfigError
 from sdctl.releases import Release
 from sdctl.render import charts
 from sdctl.render.cluster import cluster_stack
-from sdctl.versions import KARPENTER_VERSION, KEDA_VERSION
+from sdctl.render.stacks import resolve
+from sdctl.versions import DCGM_EXPORTER_TAG, KARPENTER_VERSION, KEDA_VERSION
 
 FACTS = charts.ClusterFacts("https://a.example", "farm-queue")
 MIRROR = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/sdctl"
@@ -23,7 +23,8 @@ def config(**fields: object) -> Config:
 
 
 def releases(mirror: str = "", **fields: object) -> dict[str, Release]:
-    found = charts.third_party_releases(config(**fields), FACTS, mirror=mirror)
+    given = config(**fields, **({"imageRegistry": mirror} if mirror else {}))
+    found = charts.third_party_releases(given, FACTS)
     return {release.name: release for release in found}
 
 
@@ -69,32 +70,39 @@ def test_service_accounts_are_those_that_the_stack_gives_roles_to() -> None:
 
 
 def test_the_facts_are_outputs_of_the_stack() -> None:
-    outputs = cluster_stack(config(), model_bucket="models").template.document["Outputs"]
-    facts = charts.ClusterFacts.from_outputs(dict.fromkeys(outputs, "x"))
-    assert facts == charts.ClusterFacts("x", "x")
+    stack = cluster_stack(config(), model_bucket="models")
+    outputs = dict.fromkeys(stack.template.document["Outputs"], "x")
+    values = charts.third_party_releases(config(), charts.ClusterFacts.of(config()))[1].values
+    settings = resolve(values, {stack.name: outputs})["settings"]
+    assert (settings["clusterEndpoint"], settings["interruptionQueue"]) == ("x", "x")
 
 
 def test_a_mirrored_rendering_names_no_public_registry() -> None:
     text = json.dumps([
         [release.chart.reference, release.chart.repository, release.values]
-        for release in releases(MIRROR).values()
+        for release in releases(MIRROR, gpuMetricsExporter=True).values()
     ])  # fmt: skip
     for public in ("public.ecr.aws", "ghcr.io", "github.io", "nvcr.io", "docker.io"):
         assert public not in text
-    assert text.count(MIRROR.partition("/")[0]) == 7  # three charts, four images
+    assert text.count(MIRROR.partition("/")[0]) == 9  # four charts, five images
 
 
 def test_what_is_rendered_from_a_mirror_is_what_the_mirror_has_to_hold() -> None:
-    found = releases(MIRROR)
+    found = releases(MIRROR, gpuMetricsExporter=True)
     image = found["keda"].values["image"]
     used = {release.chart.reference.removeprefix(f"oci://{MIRROR}/") for release in found.values()}
-    used |= {found["karpenter"].values["controller"]["image"]["repository"].removeprefix(f"{MIRROR}/")}
+    repositories = (
+        found["karpenter"].values["controller"]["image"]["repository"],
+        found["dcgm-exporter"].values["image"]["repository"],
+    )
+    used |= {repository.removeprefix(f"{MIRROR}/") for repository in repositories}
     used |= {
         f"{one['registry']}/{one['repository']}".removeprefix(f"{MIRROR}/")
         for one in image.values()
         if isinstance(one, dict)
     }
-    assert used == charts.third_party_sources().keys()
+    assert used == charts.third_party_sources(has_gpu_exporter=True).keys()
+    assert charts.third_party_sources().keys() == {name for name in used if "dcgm" not in name}
 
 
 def test_a_mirror_without_a_path_is_one_too() -> None:
@@ -102,12 +110,14 @@ def test_a_mirror_without_a_path_is_one_too() -> None:
     assert image == {"registry": "registry.example", "repository": "kedacore/keda"}
 
 
-def test_the_gpu_exporter_is_optional_and_needs_the_public_registry() -> None:
-    found = charts.third_party_releases(config(), FACTS, has_gpu_exporter=True)
-    assert found[-1].name == "dcgm-exporter"
-    assert found[-1].values["serviceMonitor"] == {"enabled": False}
-    with pytest.raises(ConfigError, match="not mirrored"):
-        charts.third_party_releases(config(), FACTS, mirror=MIRROR, has_gpu_exporter=True)
+def test_the_gpu_exporter_is_optional_and_runs_on_gpu_nodes_only() -> None:
+    exporter = releases(gpuMetricsExporter=True)["dcgm-exporter"]
+    assert exporter.values["image"] == {
+        "repository": "nvcr.io/nvidia/k8s/dcgm-exporter", "tag": DCGM_EXPORTER_TAG,
+    }  # fmt: skip
+    assert f"-{exporter.chart.version}-" in DCGM_EXPORTER_TAG
+    assert exporter.values["serviceMonitor"] == {"enabled": False}
+    assert exporter.values["nodeSelector"]
 
 
 def test_values_differ_with_the_configuration_only() -> None:
