@@ -198,6 +198,25 @@ def refuse_to_create_what_cannot_work() -> None:
     }
 
 
+def name_instance_profiles() -> None:
+    """Let `Ref` of an instance profile be its name, as on AWS, not its ARN."""
+    resource_type = "AWS::IAM::InstanceProfile"
+    handler = provisioners._RESOURCE_HANDLERS[resource_type]
+    create, update, delete = handler["create"], handler["update"], handler["delete"]
+
+    def arn(name: str) -> str:
+        return str(iam._instance_profiles.get(name, {}).get("Arn", ""))
+
+    def named(made: tuple[str, Properties]) -> tuple[str, Properties]:
+        return made[0].rpartition("/")[2], made[1]
+
+    provisioners._RESOURCE_HANDLERS[resource_type] = handler | {
+        "create": lambda *arguments: named(create(*arguments)),
+        "update": lambda physical_id, *rest: named(update(arn(physical_id), *rest)),
+        "delete": lambda physical_id, *rest: delete(arn(physical_id), *rest),
+    }
+
+
 def _precede(resource_type: str, check: Callable[[Properties], None]) -> None:
     handler = provisioners._RESOURCE_HANDLERS[resource_type]
     create, update = handler["create"], handler.get("update")

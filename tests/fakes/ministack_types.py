@@ -71,6 +71,19 @@ SHAPES: Final = {
     ),
     "AWS::Budgets::Budget": _shape("Budget", "NotificationsWithSubscribers ResourceTags", ""),
 }  # fmt: skip
+# Properties that a type known to ministack cannot change without a replacement, which it does not announce.
+CREATE_ONLY: Final = {
+    "AWS::EC2::RouteTable": ("VpcId",),
+    "AWS::EC2::SecurityGroup": ("GroupDescription", "GroupName", "VpcId"),
+    "AWS::EC2::Subnet": ("AvailabilityZone", "CidrBlock", "VpcId"),
+    "AWS::EC2::SubnetRouteTableAssociation": ("SubnetId",),
+    "AWS::EC2::VPC": ("CidrBlock",),
+    "AWS::EC2::VPCEndpoint": ("ServiceName", "VpcEndpointType", "VpcId"),
+    "AWS::EKS::Nodegroup": (
+        "AmiType", "CapacityType", "ClusterName", "DiskSize", "InstanceTypes", "NodeRole", "NodegroupName",
+        "RemoteAccess", "Subnets",
+    ),
+}  # fmt: skip
 _XRAY_POLICIES: dict[str, str] = {}
 _BUDGETS: dict[str, Properties] = {}
 
@@ -327,7 +340,8 @@ def _handlers() -> dict[str, dict[str, Any]]:
 
 
 def add_types() -> None:
-    """Teach the emulator the types that it lacks."""
+    """Teach the emulator the types that it lacks, and what cannot be changed in place."""
+    provisioners._REPLACING_PROPERTIES.update(CREATE_ONLY)
     for resource_type, handler in _handlers().items():
         shape = SHAPES[resource_type]
         provisioners._RESOURCE_HANDLERS[resource_type] = _checked(resource_type, handler)

@@ -31,6 +31,7 @@ def main() -> None:
     types.add_types()
     strict.give_clusters_an_address(strict.Cluster(**json.loads(os.environ[CLUSTER_VARIABLE])))
     strict.refuse_to_delete_what_is_used()
+    strict.name_instance_profiles()
     strict.refuse_to_create_what_cannot_work()
     strict.inject_faults()
 
