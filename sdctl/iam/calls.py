@@ -36,14 +36,18 @@ def _s3(operation: str, on: str | tuple[str, ...], *actions: str) -> Call:
 
 
 _WHO: Final = _calls("sts", "anything", "GetCallerIdentity")
-_READ_STACKS: Final = _calls(
-    "cloudformation", "stacks", "DescribeStacks", "DescribeStackEvents", "GetTemplate"
+_READ_STACKS: Final = (
+    # Without a name, as all are listed at once, it is asked for of every stack.
+    *_calls("cloudformation", "all stacks", "DescribeStacks"),
+    *_calls("cloudformation", "stacks", "DescribeStackEvents", "GetTemplate"),
 )
 _CREATE_BUCKETS: Final = (
     _s3("CreateBucket", "created buckets"),
+    _s3("GetBucketTagging", "created buckets"),
     _s3("PutPublicAccessBlock", "created buckets", "PutBucketPublicAccessBlock"),
     _s3("PutBucketEncryption", "created buckets", "PutEncryptionConfiguration"),
     _s3("PutBucketPolicy", "created buckets"),
+    _s3("PutBucketTagging", "created buckets"),
 )
 _LOOK_FOR_BUCKETS: Final = (
     _s3("HeadBucket", ("asset bucket", "model bucket", "output bucket"), "ListBucket"),
@@ -82,8 +86,9 @@ _DEPLOY: Final = (
     ),
     *_calls(
         "cloudformation", "stacks", "DescribeChangeSet", "ExecuteChangeSet", "DeleteChangeSet",
-        "ContinueUpdateRollback", "DeleteStack",
+        "ContinueUpdateRollback", "DeleteStack", "UpdateTerminationProtection",
     ),
+    *_calls("iam", "spot role", "CreateServiceLinkedRole"),
     *_LOOK_FOR_BUCKETS,
     *_CREATE_BUCKETS,
     _s3("PutObject", "asset objects"),
@@ -101,15 +106,39 @@ INVENTORY: Final = (
     _s3("ListBuckets", "anything", "ListAllMyBuckets"),
     Call("resourcegroupstaggingapi", "GetResources", ("anything here",), ("tag:GetResources",)),
 )  # fmt: skip
+# What runs in the cluster, and what Karpenter started and left: looked for in every teardown, there in some.
+NODES: Final = (
+    *_calls("eks", "cluster", "DescribeCluster", "ListNodegroups", "UpdateClusterConfig"),
+    *_calls("eks", "node groups", "DeleteNodegroup"),
+    *_calls(
+        "ec2", "anything here", "DescribeInstances", "DescribeLaunchTemplates", "DescribeNetworkInterfaces",
+        "DescribeSecurityGroups",
+    ),
+    *_calls("ec2", "own nodes", "TerminateInstances"),
+    *_calls("ec2", "own launch templates", "DeleteLaunchTemplate"),
+    *_calls("ec2", "own interfaces", "DeleteNetworkInterface"),
+    *_calls("ec2", "own snapshot", "DeleteSnapshot"),
+    *_calls("iam", "anything", "ListInstanceProfiles"),
+    *_calls(
+        "iam", "node profiles", "GetInstanceProfile", "RemoveRoleFromInstanceProfile",
+        "DeleteInstanceProfile",
+    ),
+    *_calls("logs", "own log groups", "DeleteLogGroup"),
+    *_calls("cloudformation", "stacks", "UpdateTerminationProtection"),
+    _s3("GetBucketTagging", ("asset bucket", "output bucket", "model bucket")),
+)  # fmt: skip
 _DESTROY: Final = (
     *_WHO,
     *_READ_STACKS,
+    *_calls("cloudformation", "anything here", "DescribeStacks"),
     *_calls("cloudformation", "stacks", "DeleteStack"),
     *_LOOK_FOR_BUCKETS,
+    _s3("ListObjectsV2", "model bucket", "ListBucket"),
     _s3("ListObjectVersions", ("asset bucket", "output bucket"), "ListBucketVersions"),
     _s3("DeleteObjects", "asset objects", "DeleteObject", "DeleteObjectVersion"),
     # The output bucket goes only when it is empty: S3 itself refuses otherwise.
     _s3("DeleteBucket", ("asset bucket", "output bucket")),
+    *NODES,
     *INVENTORY,
 )
 _SUBMIT: Final = (
@@ -126,11 +155,19 @@ _MODELS: Final = (
     _s3("PutBucketEncryption", "model bucket", "PutEncryptionConfiguration"),
     _s3("PutBucketPolicy", "model bucket"),
     _s3("PutBucketTagging", "model bucket"),
+    _s3("PutBucketLifecycleConfiguration", "model bucket", "PutLifecycleConfiguration"),
+    _s3("GetBucketEncryption", "model bucket", "GetEncryptionConfiguration"),
+    _s3("GetBucketLifecycleConfiguration", "model bucket", "GetLifecycleConfiguration"),
+    _s3("GetBucketPolicy", "model bucket"),
+    _s3("GetBucketTagging", "model bucket"),
+    _s3("GetPublicAccessBlock", "model bucket", "GetBucketPublicAccessBlock"),
     _s3("HeadObject", "models", "GetObject"),
     _s3("GetObject", "models"),
     _s3("PutObject", "models"),
+    _s3("CopyObject", "models", "GetObject", "PutObject"),
     _s3("CreateMultipartUpload", "models", "PutObject"),
     _s3("UploadPart", "models", "PutObject"),
+    _s3("UploadPartCopy", "models", "GetObject", "PutObject"),
     _s3("CompleteMultipartUpload", "models", "PutObject"),
     _s3("AbortMultipartUpload", "models"),
     _s3("ListParts", "models", "ListMultipartUploadParts"),

@@ -12,7 +12,8 @@ Condition = Mapping[str, Mapping[str, Any]]
 Target = tuple[tuple[str, ...], Condition]
 NO_CONDITION: Final[Condition] = {}
 QUOTA_SERVICES: Final = ("ec2", "s3", "vpc")
-SERVICES_WITH_ROLES: Final = ("eks.amazonaws.com", "eks-nodegroup.amazonaws.com", "spot.amazonaws.com")
+SPOT_SERVICE: Final = "spot.amazonaws.com"
+SERVICES_WITH_ROLES: Final = ("eks.amazonaws.com", "eks-nodegroup.amazonaws.com", SPOT_SERVICE)
 # What the builder of an image cache needs: pulling images, and being told what to do.
 BUILDER_POLICIES: Final = ("AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManagedInstanceCore")
 
@@ -48,6 +49,10 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
             "anything": (("*",), NO_CONDITION),
             "anything here": (("*",), {"StringEquals": {"aws:RequestedRegion": place.region}}),
             "stacks": (stacks, NO_CONDITION),
+            "all stacks": (
+                (place.arn("cloudformation:{region}:{account}:stack/*/*"),),
+                NO_CONDITION,
+            ),
             "asset bucket": ((assets,), NO_CONDITION),
             "asset objects": (objects, NO_CONDITION),
             "model bucket": ((model,), NO_CONDITION),
@@ -59,9 +64,81 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
             "api key": ((place.arn("apigateway:{region}::/apikeys/*"),), tagged(config.stack_name)),
             "cluster": (scopes.arns("eks", "cluster"), NO_CONDITION),
         }
+        | _node_targets(config.stack_name, place)
         | _doctor_targets(place)
+        | _remains_targets(config, place)
         | _snapshot_targets(config.stack_name, place)
     )
+
+
+def _remains_targets(config: Config, place: Place) -> dict[str, Target]:
+    """Return the targets of what no stack holds: the service's role, and what runs in the cluster left."""
+    name = config.stack_name
+
+    def ec2(kind: str) -> str:
+        return place.arn(f"ec2:{{region}}:{{account}}:{kind}/*")
+
+    def of(key: str, value: str) -> Condition:
+        return {"StringEquals": {f"aws:ResourceTag/{key}": value}}
+
+    profile = place.arn("iam::{account}:instance-profile/")
+    logs = place.arn("logs:{region}:{account}:log-group:")
+    return {
+        "spot role": (
+            (place.arn(f"iam::{{account}}:role/aws-service-role/{SPOT_SERVICE}/*"),),
+            {"StringEquals": {"iam:AWSServiceName": SPOT_SERVICE}},
+        ),
+        "node groups": ((place.arn(f"eks:{{region}}:{{account}}:nodegroup/{name}/*"),), NO_CONDITION),
+        "GPU nodes": ((ec2("instance"),), of(f"kubernetes.io/cluster/{name}", "owned")),
+        "Karpenter's launch templates": (
+            (ec2("launch-template"),), of("karpenter.k8s.aws/cluster", name),
+        ),
+        # In a VPC of ours, whose id is not known here, every idle one; EC2 refuses those in use.
+        "interfaces left behind": (
+            (ec2("network-interface"),),
+            of("cluster.k8s.amazonaws.com/name", name) if config.network.vpc_id else NO_CONDITION,
+        ),
+        # https://github.com/aws/karpenter-provider-aws/blob/main/pkg/providers/instanceprofile/instanceprofile.go
+        "Karpenter's profiles": (
+            (f"{profile}karpenter/{place.region}/{name}/*", f"{profile}{name}_*"), NO_CONDITION,
+        ),
+        "log groups left behind": (
+            tuple(
+                f"{logs}{begin}*"
+                for begin in (
+                    f"/aws/eks/{name}/", f"/aws/containerinsights/{name}/",
+                    f"/aws/lambda/{config.front_stack_name}-",
+                )
+            ),
+            NO_CONDITION,
+        ),
+    }  # fmt: skip
+
+
+def _node_targets(stack_name: str, place: Place) -> dict[str, Target]:
+    """Return the targets of a teardown among what Karpenter, EKS and the nodes made: by tag, path or name."""
+
+    def with_tag(kind: str, tag: str, value: str) -> Target:
+        arn = place.arn(f"ec2:{{region}}:{{account}}:{kind}/*")
+        return (arn,), {"StringEquals": {f"aws:ResourceTag/{tag}": value}}
+
+    profiles = (f"karpenter/{place.region}/{stack_name}/*", f"{stack_name}_*")
+    groups = (f"eks/{stack_name}/*", f"containerinsights/{stack_name}/*", f"lambda/{stack_name}Stack-*")
+    return {
+        "node groups": (
+            (place.arn(f"eks:{{region}}:{{account}}:nodegroup/{stack_name}/*"),), NO_CONDITION,
+        ),
+        "own nodes": with_tag("instance", f"kubernetes.io/cluster/{stack_name}", "owned"),
+        "own launch templates": with_tag("launch-template", "karpenter.k8s.aws/cluster", stack_name),
+        "own interfaces": with_tag("network-interface", "cluster.k8s.amazonaws.com/name", stack_name),
+        "node profiles": (
+            tuple(place.arn(f"iam::{{account}}:instance-profile/{name}") for name in profiles), NO_CONDITION,
+        ),
+        "own log groups": (
+            tuple(place.arn(f"logs:{{region}}:{{account}}:log-group:/aws/{name}") for name in groups),
+            NO_CONDITION,
+        ),
+    }  # fmt: skip
 
 
 def _doctor_targets(place: Place) -> dict[str, Target]:
