@@ -79,9 +79,8 @@ def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     result = dict(values)
     for key, value in over.items():
         old = result.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping):
-            value = merged(old, value)
-        result[key] = value
+        is_nested = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(result[key], value) if is_nested else value
     return result
 
 
