@@ -116,7 +116,7 @@ def _planned(loaded: Loaded) -> Plan:
     from sdctl.deploy.planner import observe, plan_deploy
 
     aws = Aws(AwsAccess(region=access.region(), profile=options.profile))
-    return plan_deploy(config, observe(aws, config), target="aws")
+    return plan_deploy(config, observe(aws, config, target="aws", environment=context.environment()), target="aws")
 
 
 def show_plan(plan: Plan) -> None:

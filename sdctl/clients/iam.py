@@ -105,8 +105,9 @@ class Iam:
             with aws_errors(f"make the service-linked role of {service}"):
                 self._client.create_service_linked_role(AWSServiceName=service)
         except AwsError as error:
-            # The code that IAM has for a role that exists, among other things.
-            if error.aws_code != "InvalidInput" or _TAKEN_TEXT not in error.message:
+            # IAM's code for a role that exists is one that it has for other things too.
+            is_taken = error.aws_code == "InvalidInput" and _TAKEN_TEXT in error.message
+            if not is_taken and error.aws_code != "EntityAlreadyExists":
                 raise
 
     def denied(self, principal_arn: str, wishes: Sequence[Wish]) -> tuple[Denied, ...]:

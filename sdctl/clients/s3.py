@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from sdctl.clients.aws import Aws, aws_errors
@@ -49,7 +50,10 @@ class S3:
         return str(headers.get("x-amz-bucket-region", "another region"))
 
     def create_bucket(self, name: str, tags: Mapping[str, str]) -> None:
-        """Create a bucket: private, encrypted, TLS only, in the session's region."""
+        """Create a bucket: private, encrypted, TLS only, in the session's region; finish one of ours.
+
+        The tags come last: a bucket that has them has everything.
+        """
         region, partition = self._aws.region, self._aws.partition
         place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         arn = f"arn:{partition}:s3:::{name}"
@@ -64,7 +68,8 @@ class S3:
             ],
         }  # fmt: skip
         with aws_errors(f"create the bucket {name}"):
-            self._client.create_bucket(Bucket=name, **place)
+            with suppress(self._client.exceptions.BucketAlreadyOwnedByYou):
+                self._client.create_bucket(Bucket=name, **place)
             self._client.put_public_access_block(
                 Bucket=name,
                 PublicAccessBlockConfiguration={
@@ -82,6 +87,17 @@ class S3:
             if tags:
                 tag_set = [{"Key": key, "Value": value} for key, value in tags.items()]
                 self._client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tag_set})
+
+    def tags(self, bucket: str) -> dict[str, str]:
+        """Return the tags of a bucket."""
+        try:
+            with aws_errors(f"read the tags of the bucket {bucket}"):
+                found = self._client.get_bucket_tagging(Bucket=bucket)["TagSet"]
+        except AwsError as error:
+            if error.aws_code == "NoSuchTagSet":
+                return {}
+            raise
+        return {tag["Key"]: tag["Value"] for tag in found}
 
     def keys(self, bucket: str, prefix: str = "") -> Iterator[str]:
         """Yield the keys below a prefix."""

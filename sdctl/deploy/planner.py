@@ -1,136 +1,118 @@
-"""Configuration and observed state to the plan of a deploy. Observing reads AWS; planning is pure."""
+"""Configuration and observed state to the plan of a deploy; pure."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any, Final
 
-from sdctl.clients.aws import Aws
-from sdctl.clients.cloudformation import CloudFormation, StackState, StackView, busy
-from sdctl.clients.s3 import S3
+from sdctl.clients.cloudformation import MAX_INLINE_TEMPLATE_BYTES, StackState, StackView
 from sdctl.config.model import Config
 from sdctl.deploy.bundle import Bundle, build_bundles
-from sdctl.deploy.steps import Action, BucketStep, ObjectsStep, Plan, StackStep, Step
+from sdctl.deploy.choices import check_fixed, check_names, kubernetes_version
+from sdctl.deploy.context import Outputs
+from sdctl.deploy.estimates import stack_minutes
+from sdctl.deploy.observed import (
+    FUNCTIONS_PREFIX,
+    ClusterFinds,
+    Observed,
+    bucket_name,
+    observe,
+    observe_stack,
+)
+from sdctl.deploy.release_plan import plan_releases, removed_release
+from sdctl.deploy.steps import Action, BucketStep, ObjectsStep, Plan, ServiceRoleStep, StackStep, Step
 from sdctl.errors import ConfigError, NotFoundError
-from sdctl.render.stacks import Stack, front_stack
+from sdctl.render.cluster import cluster_stack
+from sdctl.render.network import network_stack
+from sdctl.render.runtime import runtime_stack, runtime_stack_prefix
+from sdctl.render.stacks import Output, Stack, front_stack, resolve, stack_tags
 
-FUNCTIONS_PREFIX: Final = "functions/"
+__all__ = ["Observed", "bucket_name", "observe", "observe_stack", "plan_deploy", "stack_changes"]
+
+_SPOT_SERVICE: Final = "spot.amazonaws.com"
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """What AWS has of a deployment.
+class _Wanted:
+    """A stack as it is to be, and the steps before it."""
 
-    `bucket_regions` has the region of each bucket that exists, `asset_keys` the function zips in the asset
-    bucket, `template` the document that the front stack was last given.
-    """
-
-    account: str
-    region: str
-    asset_bucket: str
-    model_bucket: str
-    bucket_regions: Mapping[str, str] = field(default_factory=dict)
-    asset_keys: frozenset[str] = frozenset()
-    front: StackView | None = None
-    template: Mapping[str, Any] = field(default_factory=dict)
-    output_bucket: str = ""
-    output_bucket_has_objects: bool = False
-
-
-def observe(aws: Aws, config: Config) -> Observed:
-    """Read what exists of the deployment that a configuration describes."""
-    return observe_stack(aws, config.stack_name, model_bucket=config.model_bucket)
-
-
-def observe_stack(aws: Aws, stack_name: str, *, model_bucket: str | None = None) -> Observed:
-    """Read what exists of a deployment by its name alone; `model_bucket` is the configured one."""
-    account, region, s3, cloudformation = aws.account_id(), aws.region, S3(aws), CloudFormation(aws)
-    asset_bucket = bucket_name(stack_name, "assets", account, region)
-    model_bucket = model_bucket or bucket_name(stack_name, "model-bucket", account, region)
-    front = cloudformation.find(f"{stack_name}Stack")
-    is_there = front is not None and front.state is not StackState.ABSENT
-    output_bucket = front.outputs.get("OutputS3Bucket", "") if front else ""
-    names = (asset_bucket, model_bucket, output_bucket)
-    found = {name: s3.bucket_region(name) for name in names if name}
-    regions = {name: place for name, place in found.items() if place}
-    return Observed(
-        account=account,
-        region=region,
-        asset_bucket=asset_bucket,
-        model_bucket=model_bucket,
-        bucket_regions=regions,
-        asset_keys=frozenset(s3.keys(asset_bucket, FUNCTIONS_PREFIX))
-        if asset_bucket in regions
-        else frozenset(),
-        front=front,
-        template=cloudformation.template(front.name) if front and is_there else {},
-        output_bucket=output_bucket,
-        output_bucket_has_objects=output_bucket in regions and s3.has_objects(output_bucket),
-    )
-
-
-def bucket_name(stack_name: str, purpose: str, account: str, region: str) -> str:
-    """Pick a bucket's name: always the same for a deployment, unlike everyone else's, at most 63 characters.
-
-    https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
-    """
-    digest = hashlib.sha256(f"{account}/{region}/{stack_name}".encode()).hexdigest()
-    # The guide's script names the model bucket with four digits.
-    digits = digest[:4] if purpose == "model-bucket" else digest[:10]
-    return f"{stack_name[:32].lower().strip('-')}-{purpose}-{digits}"
+    id: str
+    stack: Stack
+    needs: tuple[str, ...]
+    is_protected: bool = False
 
 
 def plan_deploy(
-    config: Config, observed: Observed, *, target: str, bundles: Mapping[str, Bundle] | None = None
+    config: Config,
+    observed: Observed,
+    *,
+    target: str,
+    bundles: Mapping[str, Bundle] | None = None,
+    today: date | None = None,
 ) -> Plan:
     """Plan what brings a deployment from its observed state to its configuration.
+
+    A stack that an operation is under way on is planned for all the same: it is waited for.
 
     Args:
         config: what is wanted.
         observed: what is there.
-        target: `aws` or `local`.
+        target: `aws` or `local`, where there is no cluster.
         bundles: the Lambda zips; built from the sources where not given.
+        today: decides which Kubernetes versions are in support.
 
     Raises:
-        ConflictError: another operation on the stack is in progress.
         NotFoundError: the configured model bucket does not exist (on AWS; the local target creates it).
-        ConfigError: the configured model bucket is in another region.
+        ConfigError: the configured model bucket is in another region, or what is fixed would change.
     """
     bundles = build_bundles() if bundles is None else bundles
-    objects = {
-        f"{FUNCTIONS_PREFIX}{name}-{item.sha256}.zip": item.zip_bytes for name, item in bundles.items()
-    }
     keys = {name: f"{FUNCTIONS_PREFIX}{name}-{item.sha256}.zip" for name, item in bundles.items()}
-    stack = front_stack(
-        config,
-        target=target,
-        model_bucket=observed.model_bucket,
-        asset_bucket=observed.asset_bucket,
-        code_keys=keys,
-    )
-    missing = {key: body for key, body in objects.items() if key not in observed.asset_keys}
-    steps: tuple[Step, ...] = (
-        _bucket("asset-bucket", observed.asset_bucket, observed),
+    zips = {keys[name]: item.zip_bytes for name, item in bundles.items()}
+    missing = {key: body for key, body in zips.items() if key not in observed.asset_keys}
+    steps: list[Step] = [
+        _bucket("asset-bucket", observed.asset_bucket, config, observed),
         _model_bucket(config, observed, target),
         ObjectsStep(
             id="functions",
             action="create" if missing else "none",
             needs=("asset-bucket",),
-            detail=f"{len(missing) or len(objects)} zip files",
+            detail=f"{len(missing) or len(zips)} zip files",
+            minutes=0.1,
             bucket=observed.asset_bucket,
             objects=missing,
         ),
-        _front(stack, observed),
+    ]
+    if target == "local":
+        steps += [_stack_step(_front(config, observed, keys, target), observed)]
+        return Plan(tuple(steps))
+    check_names(config)
+    finds = observed.cluster or ClusterFinds()
+    steps.append(_spot_role(finds))
+    wanted = [
+        *_cluster_side(config, observed, finds, today or datetime.now(UTC).date()),
+        _front(config, observed, keys, target),
+        *_runtimes(config, target),
+    ]
+    steps += [_stack_step(one, observed) for one in wanted]
+    steps += plan_releases(config, finds.releases, finds.problem, observed.outputs)
+    steps += _removed(config, observed, finds)
+    return Plan(tuple(steps))
+
+
+def _bucket(step_id: str, name: str, config: Config, observed: Observed) -> BucketStep:
+    is_there = name in observed.bucket_regions
+    is_whole = is_there and name not in observed.unfinished_buckets
+    return BucketStep(
+        id=step_id,
+        action="none" if is_whole else "update" if is_there else "create",
+        detail=name,
+        minutes=0.1,
+        name=name,
+        tags=stack_tags(config),
     )
-    return Plan(steps)
-
-
-def _bucket(step_id: str, name: str, observed: Observed) -> BucketStep:
-    action: Action = "none" if name in observed.bucket_regions else "create"
-    return BucketStep(id=step_id, action=action, detail=name, name=name)
 
 
 def _model_bucket(config: Config, observed: Observed, target: str) -> BucketStep:
@@ -146,45 +128,135 @@ def _model_bucket(config: Config, observed: Observed, target: str) -> BucketStep
             f"modelBucketArn: the bucket {name} is in {region}, the deployment in {observed.region}",
             hint="models are read over and over: use a bucket of the same region",
         )
-    return _bucket("model-bucket", name, observed)
+    return _bucket("model-bucket", name, config, observed)
 
 
-def _front(stack: Stack, observed: Observed) -> StackStep:
-    view = observed.front
-    state = view.state if view else StackState.ABSENT
-    if view is not None and state is StackState.BUSY:
-        raise busy(view.name, view.status)
-    details = {
-        StackState.ABSENT: stack.name,
-        StackState.BROKEN: f"{stack.name}, after deleting what a failed attempt left",
-        StackState.STUCK: f"{stack.name}, after continuing the rollback of a failed update",
+def _spot_role(finds: ClusterFinds) -> ServiceRoleStep:
+    return ServiceRoleStep(
+        id="spot-role",
+        action="none" if finds.has_spot_role else "create",
+        detail=f"the service-linked role of {_SPOT_SERVICE}",
+        minutes=0.1,
+        service=_SPOT_SERVICE,
+    )
+
+
+def _front(config: Config, observed: Observed, keys: Mapping[str, str], target: str) -> _Wanted:
+    stack = front_stack(
+        config, target=target, model_bucket=observed.model_bucket, asset_bucket=observed.asset_bucket,
+        code_keys=keys,
+    )  # fmt: skip
+    needs = ("asset-bucket", "model-bucket", "functions")
+    return _Wanted("front", stack, needs, is_protected=target == "aws")
+
+
+def _cluster_side(config: Config, observed: Observed, finds: ClusterFinds, today: date) -> Iterator[_Wanted]:
+    """Yield the network, unless there is one already, and the cluster in it."""
+    name = f"{config.stack_name}-network"
+    there = observed.stacks.get(name)
+    zones = tuple(filter(None, there.parameters.get("Zones", "").split(","))) if there else finds.zones
+    network = network_stack(config, partition=observed.partition, zones=zones)
+    subnets: str | Output = ",".join(config.network.subnet_ids)
+    if network is not None:
+        yield _Wanted("network", network, ())
+        subnets = Output(network.name, "PrivateSubnetIds")
+    stack = cluster_stack(config, model_bucket=observed.model_bucket)
+    check_fixed(config, observed, stack)
+    view = observed.stacks.get(stack.name)
+    given = view.parameters.get("KubernetesVersion", "") if view else ""
+    parameters = {
+        **stack.parameters,
+        "SubnetIds": subnets,
+        "DeployerPrincipalArn": finds.principal_arn,
+        "KubernetesVersion": kubernetes_version(config, finds, given, today),
     }
+    yield _Wanted(
+        "cluster", Stack(stack.name, stack.template, parameters, stack.tags),
+        ("network",) if network is not None else (), is_protected=True,
+    )  # fmt: skip
+
+
+def _runtimes(config: Config, target: str) -> Iterator[_Wanted]:
+    needs = ("front",) if target == "local" else ("front", "cluster")
+    for runtime in config.runtimes:
+        yield _Wanted(f"runtime-{runtime.name}", runtime_stack(config, runtime, target=target), needs)
+
+
+def _stack_step(wanted: _Wanted, observed: Observed) -> StackStep:
+    stack, view = wanted.stack, observed.stacks.get(wanted.stack.name)
+    state = view.state if view else StackState.ABSENT
     action: Action = "create" if state in (StackState.ABSENT, StackState.BROKEN) else "update"
-    detail = details.get(state, stack.name)
-    if view is not None and state is StackState.STABLE:
-        changes = stack_changes(stack, view, observed.template)
-        if changes:
-            detail = f"{stack.name}: {', '.join(changes)}"
-        else:
-            action = "none"
+    changes: list[str] = []
+    detail = stack.name
+    match state:
+        case StackState.BROKEN:
+            detail = f"{stack.name}, after deleting what a failed attempt left"
+        case StackState.STUCK:
+            detail = f"{stack.name}, after continuing the rollback of a failed update"
+        case StackState.BUSY:
+            detail = f"{stack.name}, after what is under way ({view.status if view else ''})"
+        case StackState.STABLE if view:
+            template = observed.templates.get(stack.name, {})
+            changes = stack_changes(stack, view, template, observed.outputs)
+            if wanted.is_protected and not view.is_protected:
+                changes.append("+protection")
+            action = "update" if changes else "none"
+            detail = f"{stack.name}: {', '.join(changes)}" if changes else stack.name
+    body = stack.template.body
+    touched = {change[1:] for change in changes} if changes else None
+    needs_assets = "asset-bucket" not in wanted.needs and len(body.encode()) > MAX_INLINE_TEMPLATE_BYTES
     return StackStep(
-        id="front",
+        id=wanted.id,
         action=action,
-        needs=("asset-bucket", "model-bucket", "functions"),
+        needs=(*wanted.needs, *(("asset-bucket",) if needs_assets else ())),
         detail=detail,
+        minutes=stack_minutes(stack.template.document, touched),
         name=stack.name,
-        body=stack.template.body,
+        body=body,
         parameters=stack.parameters,
         tags=stack.tags,
         asset_bucket=observed.asset_bucket,
+        is_protected=wanted.is_protected,
         is_broken=state is StackState.BROKEN,
         is_stuck=state is StackState.STUCK,
     )
 
 
-def stack_changes(stack: Stack, view: StackView, template: Mapping[str, Any]) -> list[str]:
-    """Name what differs between a stack as it is to be and as it is: `+Added`, `-Removed`, `~Changed`."""
+def _removed(config: Config, observed: Observed, finds: ClusterFinds) -> list[Step]:
+    """Plan the end of runtimes that are not configured any more: the release first, then its stack."""
+    prefix = runtime_stack_prefix(config.stack_name)
+    names = {runtime.name for runtime in config.runtimes}
+    gone = [name.removeprefix(prefix) for name in observed.stacks if name.startswith(prefix)]
+    steps: list[Step] = []
+    for name in sorted(set(gone) - names):
+        releases = [removed_release(view) for view in finds.releases or () if view.name == name]
+        steps += releases
+        steps.append(
+            StackStep(
+                id=f"runtime-{name}",
+                action="delete",
+                needs=tuple(step.id for step in releases),
+                detail=f"{prefix}{name}",
+                minutes=1.0,
+                name=f"{prefix}{name}",
+            )
+        )
+    return steps
+
+
+def stack_changes(
+    stack: Stack, view: StackView, template: Mapping[str, Any], outputs: Outputs | None = None
+) -> list[str]:
+    """Name what differs between a stack as it is to be and as it is: `+Added`, `-Removed`, `~Changed`.
+
+    Args:
+        stack: as it is to be.
+        view: as it is.
+        template: what it was last given.
+        outputs: of the stacks that are there, for parameters that are outputs of others.
+    """
     changes = []
+    # As it travels: JSON turns keys that are numbers into text.
     wanted: dict[str, Any] = json.loads(stack.template.body)
     for section in ("Resources", "Outputs"):
         new, old = wanted.get(section, {}), template.get(section, {})
@@ -194,7 +266,12 @@ def stack_changes(stack: Stack, view: StackView, template: Mapping[str, Any]) ->
     rest = {key: value for key, value in wanted.items() if key not in ("Resources", "Outputs")}
     if rest != {key: value for key, value in template.items() if key not in ("Resources", "Outputs")}:
         changes.append("~template")
-    changes += [f"~{name}" for name, value in stack.parameters.items() if view.parameters.get(name) != value]
+    for name, value in stack.parameters.items():
+        try:
+            is_same = view.parameters.get(name) == resolve(value, outputs or {})
+        except NotFoundError:  # the stack that gives it is not there yet
+            is_same = False
+        changes += [] if is_same else [f"~{name}"]
     if dict(view.tags) != stack.tags:
         changes.append("~tags")
     return changes

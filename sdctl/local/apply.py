@@ -111,7 +111,7 @@ def plan_local(target: LocalTarget, config: Config, *, region: str | None) -> Pl
     from sdctl.deploy.planner import Observed, bucket_name, observe, plan_deploy
 
     if target.exists():
-        return plan_deploy(config, observe(Aws(target.up()), config), target="local")
+        return plan_deploy(config, observe(Aws(target.up()), config, target="local"), target="local")
     place = region or DEFAULT_REGION
     name = config.stack_name
     nothing = Observed(
@@ -148,7 +148,7 @@ def deploy_local(
 
     access = target.up()
     aws = Aws(access)
-    observed = observe(aws, config)
+    observed = observe(aws, config, target="local")
     plan = plan_deploy(config, observed, target="local")
     stack_outputs = Executor(aws, report, pace=LOCAL_PACE).run(plan)[config.front_stack_name]
     specs = [

@@ -57,7 +57,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     with running_emulator(tmp_path_factory.mktemp("emulator"), account=ACCOUNT) as url:
         aws = Aws(AwsAccess("us-west-2", endpoint_url=url, access_key=ACCOUNT, secret_key="secret"))
         config = Config.model_validate({"modelsRuntime": RUNTIMES})
-        plan = plan_deploy(config, observe(aws, config), target="local")
+        plan = plan_deploy(config, observe(aws, config, target="local"), target="local")
         outputs = Executor(aws, lambda _event: None, pace=LOCAL_PACE).run(plan)
         yield Front(aws, outputs[config.front_stack_name])
 

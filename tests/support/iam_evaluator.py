@@ -123,7 +123,7 @@ class Recorder:
             case "sts":
                 yield f"sts:{operation}", "*"
             case "cloudformation":
-                name = params["StackName"]
+                name = params.get("StackName", "*")  # none means all
                 name = name.split("/")[1] if name.startswith("arn:") else name
                 arn = f"{prefix}:cloudformation:{self._region}:{account}:stack/{name}/0a1b2c"
                 yield f"cloudformation:{operation}", arn

@@ -13,9 +13,8 @@ from sdctl.config.model import Config
 from sdctl.deploy.bundle import Bundle
 from sdctl.deploy.display import plan_document, plan_rows
 from sdctl.deploy.planner import Observed, bucket_name, plan_deploy
-from sdctl.deploy.steps import EmptyBucketStep, ObjectsStep, Plan, StackStep
-from sdctl.deploy.teardown import plan_destroy
-from sdctl.errors import AwsError, ConfigError, ConflictError, NotFoundError
+from sdctl.deploy.steps import ObjectsStep, Plan, StackStep
+from sdctl.errors import AwsError, ConfigError, NotFoundError
 from sdctl.render.stacks import code_parameters
 
 EMPTY = Observed(account="123456789012", region="us-west-2", asset_bucket="assets", model_bucket="models")
@@ -36,13 +35,13 @@ def front(made: Plan) -> StackStep:
 def deployed(status: str = "CREATE_COMPLETE") -> Observed:
     """What is observed after the plan of the default configuration was carried out."""
     step = front(plan())
+    parameters = {name: str(value) for name, value in step.parameters.items()}
     return replace(
         EMPTY,
-        bucket_regions={"assets": "us-west-2", "models": "us-west-2", "outputs": "us-west-2"},
+        bucket_regions={"assets": "us-west-2", "models": "us-west-2"},
         asset_keys=frozenset(f"functions/{name}-{item.sha256}.zip" for name, item in BUNDLES.items()),
-        front=StackView(step.name, "arn", status, parameters=step.parameters, tags=step.tags),
-        template=json.loads(step.body),
-        output_bucket="outputs",
+        stacks={step.name: StackView(step.name, "arn", status, parameters=parameters, tags=step.tags)},
+        templates={step.name: json.loads(step.body)},
     )
 
 
@@ -113,11 +112,10 @@ def test_every_state_of_a_stack_has_its_way_out(
 
 
 @pytest.mark.parametrize("status", ["CREATE_IN_PROGRESS", "UPDATE_ROLLBACK_IN_PROGRESS"])
-def test_a_stack_at_work_is_a_conflict(status: str) -> None:
-    with pytest.raises(ConflictError, match=f"sdoneksStack is in progress \\({status}\\)"):
-        plan(deployed(status))
-    with pytest.raises(ConflictError):
-        plan_destroy("sdoneks", deployed(status), target="local")
+def test_a_stack_at_work_is_planned_for_after_its_end(status: str) -> None:
+    step = front(plan(deployed(status)))
+    assert step.action == "update"
+    assert step.detail == f"sdoneksStack, after what is under way ({status})"
 
 
 def test_an_unknown_state_is_an_error_and_never_success() -> None:
@@ -159,33 +157,3 @@ def test_the_documents_of_a_plan_are_those_of_the_contract() -> None:
         "action": "create", "kind": "stack", "id": "front", "detail": "sdoneksStack",
     }  # fmt: skip
     json.dumps(document)
-
-
-def test_a_local_destroy_takes_everything_away() -> None:
-    made = plan_destroy(Config(), replace(deployed(), output_bucket_has_objects=True), target="local")
-    assert actions(made) == {
-        "output-objects": "delete", "front": "delete", "asset-bucket": "delete", "model-bucket": "delete",
-    }  # fmt: skip
-    assert isinstance(made.steps[0], EmptyBucketStep)
-    assert front(made).needs == ("output-objects",)
-
-
-def test_a_destroy_on_aws_keeps_models_and_results() -> None:
-    made = plan_destroy("sdoneks", replace(deployed(), output_bucket_has_objects=True), target="aws")
-    assert actions(made) == {
-        "front": "delete", "output-bucket": "none", "asset-bucket": "delete", "model-bucket": "none",
-    }  # fmt: skip
-    empty = plan_destroy("sdoneks", deployed(), target="aws")
-    assert actions(empty)["output-bucket"] == "delete"
-
-
-@pytest.mark.parametrize("target", ["aws", "local"])
-def test_a_destroy_of_what_is_gone_has_nothing_to_do(target: str) -> None:
-    assert plan_destroy("sdoneks", EMPTY, target=target).changes == ()
-
-
-def test_an_interrupted_destroy_goes_on_with_what_is_left() -> None:
-    left = replace(EMPTY, bucket_regions={"assets": "us-west-2"})
-    assert [step.id for step in plan_destroy("sdoneks", left, target="local").changes] == ["asset-bucket"]
-    going = replace(deployed("DELETE_IN_PROGRESS"))
-    assert actions(plan_destroy("sdoneks", going, target="local"))["front"] == "delete"
