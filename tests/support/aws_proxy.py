@@ -68,12 +68,21 @@ class Rule:
 
 
 class FaultProxy:
-    """The door, as a context manager; `rules` and `calls` may be read and changed at any time."""
+    """The door, as a context manager; `rules` and `calls` may be read and changed at any time.
 
-    def __init__(self, target: str) -> None:
+    Args:
+        target: the emulator's URL.
+        answer: answers instead of the emulator, where it has an answer.
+    """
+
+    def __init__(
+        self, target: str, answer: Callable[[Call], web.Response | None] = lambda call: None
+    ) -> None:
+        self._answer = answer
         self.rules: list[Rule] = []
         self.calls: list[Call] = []
         self.url = ""
+        self._problem: Exception | None = None
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -92,6 +101,8 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
+        if error is None and self._problem is not None:
+            raise AssertionError("the door could not answer") from self._problem
 
     def operations(self, service: str) -> list[str]:
         """List the operations of a service that were called, in order."""
@@ -119,22 +130,29 @@ class FaultProxy:
         self.calls.append(call)
         rule = next((rule for rule in list(self.rules) if rule.acts_on(call)), None)
         if rule is None:
-            return await self._forward(request, body)
+            return await self._forward(request, body, call)
         if rule.then is not None:
             await asyncio.to_thread(rule.then)
         await asyncio.sleep(rule.delay_seconds)
         if rule.effect in _ERRORS:
             return refusal(call.service, dict(request.headers), *_ERRORS[rule.effect])
         if rule.effect != "drop":
-            response = await self._forward(request, body)
+            response = await self._forward(request, body, call)
             if rule.effect != "lose":
                 return response
         assert request.transport is not None
         request.transport.abort()
         raise asyncio.CancelledError
 
-    async def _forward(self, request: web.Request, body: bytes) -> web.Response:
+    async def _forward(self, request: web.Request, body: bytes, call: Call) -> web.Response:
         assert self._session is not None
+        try:
+            own = self._answer(call)
+        except Exception as problem:  # of the test's own: it must not look like one of AWS
+            self._problem = problem
+            raise
+        if own is not None:
+            return own
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
         url = self._target + request.raw_path
         try:

@@ -27,6 +27,7 @@ from botocore.exceptions import ClientError
 
 from sdctl.versions import KARPENTER_VERSION, KEDA_VERSION
 from support import helm_tools
+from support.aws_answers import answers
 from support.aws_cluster import Controllers
 from support.aws_emulator import CLUSTER_VARIABLE, FAULTS_PATH
 from support.aws_proxy import FaultProxy
@@ -186,7 +187,7 @@ def aws_world(folder: Path, *, helm_major: int = 4) -> Iterator[World]:
                 "DOCKER_HOST": f"unix://{folder}/no-docker",
             },
         ) as emulator_url,
-        FaultProxy(emulator_url) as proxy,
+        FaultProxy(emulator_url, answers(REGION)) as proxy,
         chart_registry(charts, folder, needs_login=False) as registry,
     ):  # fmt: skip
         credentials = _make_user(emulator_url)
@@ -210,6 +211,9 @@ def _make_user(emulator_url: str) -> dict[str, str]:
     root = {"aws_access_key_id": ACCOUNT, "aws_secret_access_key": "root"}
     iam = boto3.client("iam", region_name=REGION, endpoint_url=emulator_url, **root)  # type: ignore[call-overload]
     iam.create_user(UserName=USER)
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [everything]})
+    iam.put_user_policy(UserName=USER, PolicyName="deploy", PolicyDocument=policy)
     key = iam.create_access_key(UserName=USER)["AccessKey"]
     return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
 
