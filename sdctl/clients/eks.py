@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 from sdctl.clients.aws import Aws, aws_errors
-from sdctl.errors import NotFoundError
+from sdctl.errors import ConflictError, NotFoundError
 from sdctl.versions import KubernetesRelease
 
 
@@ -20,6 +21,7 @@ class Cluster:
     version: str
     status: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    is_protected: bool = False
 
 
 class Eks:
@@ -57,7 +59,29 @@ class Eks:
                 one = self._client.describe_cluster(name=name)["cluster"]
         except NotFoundError:
             return None
-        return Cluster(one["name"], one.get("version", ""), one.get("status", ""), one.get("tags", {}))
+        return Cluster(
+            one["name"], one.get("version", ""), one.get("status", ""), one.get("tags", {}),
+            is_protected=bool(one.get("deletionProtection")),
+        )  # fmt: skip
+
+    def unprotect(self, name: str) -> None:
+        """Let a cluster be deleted that was protected from it; EKS takes a moment to do so."""
+        with aws_errors(f"switch the protection of the cluster {name} off"):
+            self._client.update_cluster_config(name=name, deletionProtection=False)
+
+    def node_groups(self, cluster: str) -> tuple[str, ...]:
+        """Return the names of a cluster's node groups; none where there is no cluster."""
+        try:
+            with aws_errors(f"list the node groups of {cluster}"):
+                pages = self._client.get_paginator("list_nodegroups").paginate(clusterName=cluster)
+                return tuple(name for page in pages for name in page["nodegroups"])
+        except NotFoundError:
+            return ()
+
+    def delete_node_group(self, cluster: str, name: str) -> None:
+        """Begin the end of a node group; one that is gone or going is left alone."""
+        with suppress(NotFoundError, ConflictError), aws_errors(f"delete the node group {name}"):
+            self._client.delete_nodegroup(clusterName=cluster, nodegroupName=name)
 
 
 def _day(moment: Any) -> date:

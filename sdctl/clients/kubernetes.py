@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from sdctl.clients.aws import Aws
 from sdctl.clients.cluster_access import ClusterAccess, TokenSource, make_token
-from sdctl.clients.kubernetes_http import ApiConnection, Object
+from sdctl.clients.kubernetes_http import JSON, ApiConnection, Object
 from sdctl.errors import NotFoundError
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 
@@ -21,6 +21,8 @@ REQUEST_TIMEOUT_SECONDS: Final = 60.0
 PAGE_SIZE: Final = 500
 _WAIT_PACE: Final = Pace(interval_seconds=1.0, factor=1.3, ceiling_seconds=5.0)
 
+# https://kubernetes.io/docs/reference/using-api/api-concepts/#receiving-resources-as-tables
+_METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 
@@ -52,6 +54,7 @@ class Kind:
 NAMESPACES: Final = Kind("", "v1", "namespaces", "Namespace", is_namespaced=False)
 NODES: Final = Kind("", "v1", "nodes", "Node", is_namespaced=False)
 PODS: Final = Kind("", "v1", "pods", "Pod")
+SECRETS: Final = Kind("", "v1", "secrets", "Secret")
 DEPLOYMENTS: Final = Kind("apps", "v1", "deployments", "Deployment")
 NODE_POOLS: Final = Kind("karpenter.sh", "v1", "nodepools", "NodePool", is_namespaced=False)
 NODE_CLAIMS: Final = Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", is_namespaced=False)
@@ -131,7 +134,10 @@ class Kubernetes:
         except NotFoundError:
             return None
 
-    def list(self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "") -> list[Object]:
+    def list(
+        self, kind: Kind, namespace: str = "", *, labels: str = "", fields: str = "",
+        only_metadata: bool = False,
+    ) -> list[Object]:  # fmt: skip
         """Read all objects of a kind, page by page; none where the kind's CRD is not installed.
 
         Args:
@@ -139,14 +145,16 @@ class Kubernetes:
             namespace: where; everywhere, unless given.
             labels: a label selector, as `karpenter.sh/nodepool=gpu`.
             fields: a field selector, as `status.phase=Running`.
+            only_metadata: ask for nothing else of each object.
         """
         query = {"limit": str(PAGE_SIZE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
         found: list[Object] = []
         while True:
             try:
                 page = self._api.exchange(
-                    "GET", kind.path(namespace), query=query, action=f"list {kind.plural}"
-                )
+                    "GET", kind.path(namespace), query=query, action=f"list {kind.plural}",
+                    accept=_METADATA if only_metadata else JSON,
+                )  # fmt: skip
             except NotFoundError:
                 return []
             # A list's items leave out what its head says.

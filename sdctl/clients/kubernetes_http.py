@@ -21,6 +21,7 @@ from sdctl.errors import ConflictError, NotFoundError, RemoteError
 from sdctl.polling import Clock
 
 USER_AGENT: Final = "sdctl"
+JSON: Final = "application/json"
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 _CHUNK_BYTES: Final = 256 * 1024
@@ -76,7 +77,8 @@ class ApiConnection:
         action: str,
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
     ) -> Object:
         """Send one request, again where that can help, and read its answer.
 
@@ -87,6 +89,7 @@ class ApiConnection:
             query: parameters; empty ones are left out.
             body: what is sent.
             content_type: of the body.
+            accept: in which form the answer is wanted.
 
         Raises:
             NotFoundError: 404.
@@ -96,7 +99,7 @@ class ApiConnection:
         url = self._access.endpoint.rstrip("/") + path
         pairs = {name: value for name, value in (query or {}).items() if value}
         url += f"?{urlencode(pairs)}" if pairs else ""
-        headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
+        headers = {"Accept": accept, "User-Agent": USER_AGENT}
         if body is not None:
             headers["Content-Type"] = content_type
         data = json.dumps(body).encode() if body is not None else None

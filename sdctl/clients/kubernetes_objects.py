@@ -14,6 +14,11 @@ ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 # https://keda.sh/docs/2.20/concepts/scaling-deployments/#pausing-autoscaling
 PAUSED_ANNOTATION: Final = "autoscaling.keda.sh/paused"
 PAUSED_REPLICAS_ANNOTATION: Final = "autoscaling.keda.sh/paused-replicas"
+# What Helm writes on everything that it installs.
+RELEASE_NAME_ANNOTATION: Final = "meta.helm.sh/release-name"
+RELEASE_NAMESPACE_ANNOTATION: Final = "meta.helm.sh/release-namespace"
+
+ReleaseName = tuple[str, str]  # namespace, name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """A ScaledObject: its bounds, the Deployment it scales, and whether it is paused."""
+    """A ScaledObject: its bounds, the Deployment it scales, and whether it is paused.
+
+    `held_replicas` is the number at which it is paused, None where it is not, or where it happens to be.
+    """
 
     name: str
     namespace: str
@@ -52,6 +60,7 @@ class Scaling:
     minimum: int
     maximum: int
     is_paused: bool
+    held_replicas: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,7 @@ def read_scaling(found: Mapping[str, Any]) -> Scaling:
     """Read a ScaledObject; KEDA's own defaults are 0 and 100 replicas."""
     metadata, spec = _part(found, "metadata"), _part(found, "spec")
     annotations = _part(metadata, "annotations")
+    held = _text(annotations, PAUSED_REPLICAS_ANNOTATION)
     return Scaling(
         name=_text(metadata, "name"),
         namespace=_text(metadata, "namespace"),
@@ -121,6 +131,7 @@ def read_scaling(found: Mapping[str, Any]) -> Scaling:
         maximum=_number(spec, "maxReplicaCount", 100),
         is_paused=_text(annotations, PAUSED_ANNOTATION) == "true"
         or PAUSED_REPLICAS_ANNOTATION in annotations,
+        held_replicas=int(held) if held.isdecimal() else None,
     )
 
 
@@ -171,6 +182,18 @@ def _pod_problem(status: Mapping[str, Any]) -> str:
 
 def _because(what: str, why: str) -> str:
     return f"{what} ({why})" if why else what
+
+
+def named(found: Mapping[str, Any]) -> str:
+    """Name an object, with its namespace before a slash where it has one."""
+    metadata = _part(found, "metadata")
+    return "/".join(filter(None, (_text(metadata, "namespace"), _text(metadata, "name"))))
+
+
+def release_of(found: Mapping[str, Any]) -> ReleaseName:
+    """Return the Helm release that installed an object, empty names where none did."""
+    annotations = _part(_part(found, "metadata"), "annotations")
+    return _text(annotations, RELEASE_NAMESPACE_ANNOTATION), _text(annotations, RELEASE_NAME_ANNOTATION)
 
 
 def has_condition(found: Mapping[str, Any], name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sdctl import prices
 from sdctl.clients.aws import Aws, aws_errors
+from sdctl.errors import AwsError
 
 STACK_TAG: Final = "sdctl:stack"
 # What is gone, or as good as gone: the tagging API still lists it for a while, but it costs nothing more.
@@ -80,11 +81,19 @@ class Tagging:
         """Use the session; clients are made on first use."""
         self._aws = aws
 
-    def tagged(self, key: str, value: str) -> Iterator[str]:
-        """Yield the ARNs of what has a tag, or had it until a short while ago."""
+    def tagged(self, key: str, value: str, *types: str) -> Iterator[str]:
+        """Yield the ARNs of what has a tag, or had it until a short while ago.
+
+        Args:
+            key: of the tag.
+            value: of the tag.
+            types: of resources, as `s3` or `ec2:security-group`; all, unless given.
+        """
         with aws_errors(f"list what is tagged {key}"):
             pages = self._aws.client("resourcegroupstaggingapi").get_paginator("get_resources")
-            for page in pages.paginate(TagFilters=[{"Key": key, "Values": [value]}]):
+            for page in pages.paginate(
+                TagFilters=[{"Key": key, "Values": [value]}], ResourceTypeFilters=list(types)
+            ):
                 yield from (str(one["ResourceARN"]) for one in page["ResourceTagMappingList"])
 
     def left(self, stack_name: str) -> tuple[Found, ...]:
@@ -102,7 +111,8 @@ class Tagging:
                     found[kind, name] = Found(kind, name, priced_as, is_seen=False)
             for kind in _DESCRIBED:
                 found |= {(kind, one.id): one for one in self._machines(kind, key, value)}
-        for arns in (self._roles(stack_name), self._log_groups(stack_name), self._buckets(stack_name)):
+        buckets = (f"arn:{self._aws.partition}:s3:::{name}" for name in self.buckets(stack_name))
+        for arns in (self._roles(stack_name), self._log_groups(stack_name), buckets):
             found |= {identified(arn): Found(*identified(arn)) for arn in arns}
         return tuple(found[key] for key in sorted(found))
 
@@ -124,13 +134,24 @@ class Tagging:
                 for page in pages.paginate(logGroupNamePrefix=prefix):
                     yield from (str(group["arn"]).removesuffix(":*") for group in page["logGroups"])
 
-    def _buckets(self, stack_name: str) -> Iterator[str]:
-        partition, lower = self._aws.partition, stack_name.lower()
+    def buckets(self, stack_name: str) -> Iterator[str]:
+        """Yield the names of the account's buckets that are named after a deployment."""
         with aws_errors("list the buckets"):
             for page in self._aws.client("s3").get_paginator("list_buckets").paginate():
                 for bucket in page.get("Buckets", ()):
-                    if is_named_after(lower, bucket["Name"]):
-                        yield f"arn:{partition}:s3:::{bucket['Name']}"
+                    if is_named_after(stack_name, bucket["Name"]):
+                        yield str(bucket["Name"])
+
+    def bucket_owner(self, name: str) -> str:
+        """Return the deployment that a bucket's tag names, empty where it has none."""
+        try:
+            with aws_errors(f"read the tags of the bucket {name}"):
+                found = self._aws.client("s3").get_bucket_tagging(Bucket=name)["TagSet"]
+        except AwsError as error:
+            if error.aws_code == "NoSuchTagSet":
+                return ""
+            raise
+        return next((str(tag["Value"]) for tag in found if tag["Key"] == STACK_TAG), "")
 
     def _machines(self, kind: str, key: str, value: str) -> Iterator[Found]:
         """Yield what EC2 has of a kind with a tag and is not gone."""
@@ -146,8 +167,10 @@ class Tagging:
 
 def is_named_after(stack_name: str, name: str) -> bool:
     """Tell whether a name is of a deployment: of one of its stacks, or of what `deploy` makes beside them."""
-    own = rf"{re.escape(stack_name)}(stack|-cluster|-network|-runtime-.+|-snapshot|-assets|-model-bucket)-.+"
-    return re.fullmatch(own, name, re.IGNORECASE) is not None
+    # The names of buckets are shorter than those of stacks may be.
+    short = re.escape(stack_name[:32].strip("-"))
+    own = rf"{re.escape(stack_name)}(stack|-cluster|-network|-runtime-.+|-snapshot)-.+"
+    return re.fullmatch(rf"{own}|{short}-(assets|model-bucket)-.+", name, re.IGNORECASE) is not None
 
 
 def _pages(client: Any, operation: str, wanted: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

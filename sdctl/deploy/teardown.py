@@ -1,77 +1,283 @@
-"""Configuration and observed state to the plan of a teardown, pure; the deploy's executor carries it out.
+"""What stands of a deployment to the plan of its teardown, pure; the deploy's executor carries it out.
 
-The plan is made from what is still there, so an interrupted teardown is resumed by planning again.
+Who can only be let go by something else goes before it: nodes before Karpenter, ScaledObjects before KEDA,
+what hangs on the cluster or on the front before these. The plan is made from what is still there, so an
+interrupted teardown is resumed by planning again.
 """
 
 from __future__ import annotations
 
-from sdctl.clients.cloudformation import StackState, busy
-from sdctl.config.model import Config
-from sdctl.deploy.planner import Observed
-from sdctl.deploy.steps import Action, BucketStep, EmptyBucketStep, Plan, StackStep, Step
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sdctl.deploy.drain_steps import (
+    HinderedStackStep,
+    InstancesStep,
+    LogGroupsStep,
+    NodeClassesStep,
+    NodePoolsStep,
+    OrphansStep,
+    ProtectionStep,
+    ScaledObjectsStep,
+    ScaleInStep,
+    SnapshotStep,
+    SystemNodesStep,
+)
+from sdctl.deploy.standing import ClusterSight, Inside, Standing
+from sdctl.deploy.steps import Action, BucketStep, Plan, ReleaseStep, StackStep, Step
+from sdctl.errors import RemoteError, UsageError
+from sdctl.releases import Chart, Release
+from sdctl.render.runtime import runtime_stack_prefix
+
+KEDA: Final = "keda"
+KARPENTER: Final = "karpenter"
+KARPENTER_CRDS: Final = "karpenter-crd"
+GPU_EXPORTER: Final = "dcgm-exporter"
+# A part of the name that CloudFormation gives the front's bucket, which it shortens where it is long.
+OUTPUT_BUCKET_PART: Final = "-outputbucket-"
+SHOWN_NAMES: Final = 4
+# How long things take, by experience with EKS and EC2; for the estimate alone.
+_MINUTES: Final = {
+    "scale-in": 2.0, "node-pools": 3.0, "node-classes": 0.5, "release": 0.5, "system-nodes": 5.0,
+    "instances": 2.0, "cluster": 14.0, "front": 2.0, "network": 2.0, "runtime": 1.0,
+}  # fmt: skip
 
 
-def plan_destroy(config_or_stack: Config | str, observed: Observed, *, target: str) -> Plan:
-    """Plan how a deployment goes: on AWS buckets with images or models stay, on local everything goes.
+class ClusterUnreachableError(RemoteError):
+    """The cluster cannot be asked what runs in it."""
 
-    Args:
-        config_or_stack: the configuration, or the name of the deployment where there is none.
-        observed: what is there, from `observe` or `observe_stack`.
-        target: `aws` or `local`.
+    code = "cluster_unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a teardown is asked for beyond the plain one: these buckets and snapshots go too.
+
+    `skips_cluster` leaves the cluster alone that cannot be spoken to: its nodes are ended through EC2.
+    """
+
+    buckets: tuple[str, ...] = ()
+    snapshots: tuple[str, ...] = ()
+    skips_cluster: bool = False
+
+
+def plan_destroy(standing: Standing, wishes: Wishes | None = None) -> Plan:
+    """Plan how a deployment goes. Buckets with images or models, and snapshots, stay unless named.
 
     Raises:
-        ConflictError: another operation on the stack is in progress.
+        ClusterUnreachableError: the cluster is there, but cannot be asked what runs in it.
+        UsageError: a bucket or snapshot is to go that is not the deployment's.
     """
-    stack_name = config_or_stack if isinstance(config_or_stack, str) else config_or_stack.stack_name
-    is_local, front = target == "local", observed.front
-    if front is not None and front.state is StackState.BUSY and front.status != "DELETE_IN_PROGRESS":
-        raise busy(front.name, front.status)
-    steps: list[Step] = []
-    output_is_there = observed.output_bucket in observed.bucket_regions
-    if observed.output_bucket and is_local:
-        steps.append(
-            EmptyBucketStep(
-                id="output-objects",
-                action="delete" if output_is_there and observed.output_bucket_has_objects else "none",
-                detail=f"everything in {observed.output_bucket}",
-                name=observed.output_bucket,
+    wishes = wishes or Wishes()
+    refuse_strangers(standing, wishes)
+    cluster = standing.own_cluster
+    inside = _inside(cluster, wishes, standing.stack_name)
+    steps = [
+        *_cluster_steps(standing, cluster, inside, wishes),
+        *_runtime_stacks(standing),
+    ]
+    steps = [*steps, *_main_stacks(standing, steps)]
+    steps += _beside_the_stacks(standing, wishes, [step.id for step in steps])
+    return Plan(tuple(_settled(steps)))
+
+
+def refuse_strangers(standing: Standing, wishes: Wishes) -> None:
+    """Refuse to delete what is not the deployment's, or is elsewhere."""
+    for name in wishes.buckets:
+        sight = standing.buckets.get(name)
+        if sight is not None and not sight.is_own:
+            raise UsageError(
+                f"the bucket {name} is not {standing.stack_name}'s: neither its name nor its tags say so",
+                hint="leave it out; a bucket that you brought along stays yours",
             )
-        )
-    steps.append(
-        StackStep(
-            id="front",
-            action="delete" if front is not None else "none",
-            needs=tuple(step.id for step in steps),
-            detail=f"{stack_name}Stack",
-            name=f"{stack_name}Stack",
-        )
-    )
-    if observed.output_bucket and not is_local:
-        is_empty = output_is_there and not observed.output_bucket_has_objects
-        steps.append(
-            _bucket("output-bucket", observed.output_bucket, is_doomed=is_empty, kept="holds results")
-        )
-    steps.append(
-        _bucket(
-            "asset-bucket",
-            observed.asset_bucket,
-            is_doomed=observed.asset_bucket in observed.bucket_regions,
-            kept="is gone already",
-        )
-    )
-    model_is_there = observed.model_bucket in observed.bucket_regions
-    steps.append(
-        _bucket(
-            "model-bucket",
-            observed.model_bucket,
-            is_doomed=is_local and model_is_there,
-            kept="holds models" if model_is_there else "is gone already",
-        )
-    )
-    return Plan(tuple(steps))
+    for snapshot_id in wishes.snapshots:
+        _, is_own = standing.snapshots.get(snapshot_id, (0, True))
+        if not is_own:
+            raise UsageError(f"the snapshot {snapshot_id} is another deployment's", hint="leave it out")
 
 
-def _bucket(step_id: str, name: str, *, is_doomed: bool, kept: str) -> BucketStep:
-    action: Action = "delete" if is_doomed else "none"
-    detail = name if is_doomed else f"{name} {kept}"
-    return BucketStep(id=step_id, action=action, needs=("front",), detail=detail, name=name)
+def kept(standing: Standing, wishes: Wishes) -> tuple[str, ...]:
+    """Name the buckets and snapshots that a teardown leaves."""
+    doomed = {step.name for step in _buckets(standing, wishes) if step.action == "delete"}
+    snapshots = (one for one, (_, is_own) in standing.snapshots.items() if is_own)
+    left = (*standing.buckets, *snapshots)
+    return tuple(one for one in left if one not in doomed and one not in wishes.snapshots)
+
+
+def _inside(cluster: ClusterSight | None, wishes: Wishes, stack_name: str) -> Inside:
+    if cluster is None or wishes.skips_cluster:
+        return Inside()
+    if cluster.problem is not None:
+        raise ClusterUnreachableError(
+            f"the cluster {stack_name} cannot be asked what runs in it: {cluster.problem.message}",
+            hint=f"{cluster.problem.hint or 'mend that'}; or --skip-cluster: its nodes end through EC2",
+        )
+    return cluster.inside or Inside()
+
+
+def _cluster_steps(
+    standing: Standing, cluster: ClusterSight | None, inside: Inside, wishes: Wishes
+) -> Iterator[Step]:
+    """Yield what is done in the cluster and to its nodes, in order."""
+    name = standing.stack_name
+    if cluster is not None and cluster.is_protected:
+        yield ProtectionStep(id="protection", action="update", detail=f"of the cluster {name}", cluster=name)
+    runtimes = [
+        one
+        for one in inside.releases
+        if one in inside.runtime_releases or f"{runtime_stack_prefix(name)}{one[1]}" in standing.stacks
+    ]
+    yield ScaleInStep(
+        id="scale-in", action="update" if inside.awake else "none", detail=_listed(inside.awake),
+        cluster=name, releases=tuple(runtimes), minutes=_MINUTES["scale-in"],
+    )  # fmt: skip
+    pools = (*inside.node_pools, *inside.node_claims)
+    yield NodePoolsStep(
+        id="node-pools", action=_delete_if(pools), needs=("scale-in",), detail=_listed(pools), cluster=name,
+        minutes=_MINUTES["node-pools"],
+    )  # fmt: skip
+    yield NodeClassesStep(
+        id="node-classes", action=_delete_if(inside.node_classes), needs=("node-pools",),
+        detail=_listed(inside.node_classes), cluster=name, minutes=_MINUTES["node-classes"],
+    )  # fmt: skip
+    yield from _releases(inside, runtimes, name)
+    if wishes.skips_cluster and cluster is not None:
+        yield SystemNodesStep(
+            id="system-nodes", action=_delete_if(cluster.node_groups), detail=_listed(cluster.node_groups),
+            cluster=name, minutes=_MINUTES["system-nodes"],
+        )  # fmt: skip
+    yield InstancesStep(
+        id="instances", action=_delete_if(standing.own_instances), needs=("node-pools", "system-nodes"),
+        detail=_listed(standing.own_instances), cluster=name, minutes=_MINUTES["instances"],
+    )  # fmt: skip
+    yield OrphansStep(
+        id="orphans", action=_delete_if(standing.own_orphans),
+        needs=("node-classes", "instances", f"release-{KARPENTER}"), detail=_listed(standing.own_orphans),
+        cluster=name,
+    )  # fmt: skip
+
+
+def _releases(inside: Inside, runtimes: list[tuple[str, str]], cluster: str) -> Iterator[Step]:
+    """Yield the releases that go: runtimes, then what let go of their objects. Others go with the cluster."""
+    for namespace, name in runtimes:
+        yield _release(namespace, name, ("node-classes",))
+    gone = tuple(f"release-{name}" for _, name in runtimes)
+    yield ScaledObjectsStep(
+        id="scaled-objects", action=_delete_if(inside.scaled_objects), needs=("scale-in", *gone),
+        detail=_listed(inside.scaled_objects), cluster=cluster,
+    )  # fmt: skip
+    order = {
+        KEDA: ("scaled-objects",),
+        GPU_EXPORTER: gone,
+        KARPENTER: ("node-classes", *gone),
+        KARPENTER_CRDS: (f"release-{KARPENTER}", "node-classes"),
+    }
+    for third, needs in order.items():
+        yield from (_release(namespace, name, needs) for namespace, name in inside.releases if name == third)
+
+
+def _release(namespace: str, name: str, needs: tuple[str, ...]) -> ReleaseStep:
+    return ReleaseStep(
+        id=f"release-{name}", action="delete", needs=needs, detail=f"{name} in {namespace}",
+        release=Release(name, namespace, Chart("")), minutes=_MINUTES["release"],
+    )  # fmt: skip
+
+
+def _runtime_stacks(standing: Standing) -> Iterator[Step]:
+    prefix = runtime_stack_prefix(standing.stack_name)
+    for name in standing.stacks:
+        if name.startswith(prefix):
+            runtime = name.removeprefix(prefix)
+            yield StackStep(
+                id=f"runtime-{runtime}", action="delete", needs=("scale-in", f"release-{runtime}"),
+                detail=name, name=name, minutes=_MINUTES["runtime"],
+            )  # fmt: skip
+
+
+def _main_stacks(standing: Standing, before: Iterable[Step]) -> Iterator[Step]:
+    stack_name, earlier = standing.stack_name, tuple(step.id for step in before)
+    names = {
+        "front": f"{stack_name}Stack",
+        "cluster": f"{stack_name}-cluster",
+        "network": f"{stack_name}-network",
+    }
+    action: dict[str, Action] = {
+        key: "delete" if name in standing.stacks else "none" for key, name in names.items()
+    }
+    yield StackStep(
+        id="front", action=action["front"], detail=names["front"], name=names["front"],
+        needs=tuple(one for one in earlier if one.startswith("runtime-")), minutes=_MINUTES["front"],
+    )  # fmt: skip
+    yield HinderedStackStep(
+        id="cluster", action=action["cluster"], detail=names["cluster"], name=names["cluster"],
+        needs=earlier, cluster=stack_name, minutes=_MINUTES["cluster"],
+    )  # fmt: skip
+    network = standing.stacks.get(names["network"])
+    yield HinderedStackStep(
+        id="network", action=action["network"], detail=names["network"], name=names["network"],
+        needs=("instances", "cluster"), cluster=stack_name,
+        vpc_id=network.outputs.get("VpcId", "") if network else "", minutes=_MINUTES["network"],
+    )  # fmt: skip
+
+
+def _beside_the_stacks(standing: Standing, wishes: Wishes, stacks: list[str]) -> Iterator[Step]:
+    """Yield what no stack holds. The asset bucket is the last to go: the deployment's lock lies in it."""
+    groups = standing.own_log_groups
+    yield LogGroupsStep(
+        id="log-groups", action=_delete_if(groups), needs=("front", "cluster"), detail=_listed(groups),
+        prefixes=standing.own_log_prefixes,
+    )  # fmt: skip
+    last = ["log-groups"]
+    for snapshot_id in wishes.snapshots:
+        is_there = snapshot_id in standing.snapshots
+        yield SnapshotStep(
+            id=f"snapshot-{snapshot_id}", action="delete" if is_there else "none", needs=("instances",),
+            detail=snapshot_id if is_there else f"{snapshot_id} is gone already", snapshot_id=snapshot_id,
+        )  # fmt: skip
+        last.append(f"snapshot-{snapshot_id}")
+    for step in _buckets(standing, wishes):
+        is_last = step.id == ASSET_BUCKET
+        yield replace(step, needs=(*stacks, *last) if is_last else tuple(stacks))
+        last.append(step.id)
+
+
+ASSET_BUCKET: Final = "asset-bucket"
+
+
+def _buckets(standing: Standing, wishes: Wishes) -> list[BucketStep]:
+    steps = []
+    for name, sight in standing.buckets.items():
+        purpose = _purpose(standing.stack_name, name)
+        is_doomed = purpose == "assets" or name in wishes.buckets or (purpose == "output" and sight.is_empty)
+        step_id = ASSET_BUCKET if purpose == "assets" else f"bucket-{name}"
+        detail = name if is_doomed else f"{name} stays"
+        action: Action = "delete" if is_doomed else "none"
+        steps.append(BucketStep(id=step_id, action=action, detail=detail, name=name))
+    return sorted(steps, key=lambda step: step.id == ASSET_BUCKET)
+
+
+def _purpose(stack_name: str, bucket: str) -> str:
+    """Tell what a bucket of the deployment is for, by its name: `assets`, `output`, or neither."""
+    lower = stack_name.lower()
+    if bucket.startswith(f"{lower[:32].strip('-')}-assets-"):
+        return "assets"
+    return "output" if OUTPUT_BUCKET_PART in bucket else ""
+
+
+def _settled(steps: list[Step]) -> Iterator[Step]:
+    """Drop the needs for steps that the plan does not have."""
+    known = {step.id for step in steps}
+    for step in steps:
+        yield replace(step, needs=tuple(dict.fromkeys(one for one in step.needs if one in known)))
+
+
+def _delete_if(names: Iterable[str]) -> Action:
+    return "delete" if any(True for _ in names) else "none"
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Name the first few of many."""
+    listed = tuple(names)
+    more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
+    return ", ".join(listed[:SHOWN_NAMES]) + more if listed else "nothing there"

@@ -130,7 +130,6 @@ NODES: Final = (
 _DESTROY: Final = (
     *_WHO,
     *_READ_STACKS,
-    *_calls("cloudformation", "anything here", "DescribeStacks"),
     *_calls("cloudformation", "stacks", "DeleteStack"),
     *_LOOK_FOR_BUCKETS,
     _s3("ListObjectsV2", "model bucket", "ListBucket"),

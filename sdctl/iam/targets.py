@@ -66,53 +66,8 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
         }
         | _node_targets(config.stack_name, place)
         | _doctor_targets(place)
-        | _remains_targets(config, place)
         | _snapshot_targets(config.stack_name, place)
     )
-
-
-def _remains_targets(config: Config, place: Place) -> dict[str, Target]:
-    """Return the targets of what no stack holds: the service's role, and what runs in the cluster left."""
-    name = config.stack_name
-
-    def ec2(kind: str) -> str:
-        return place.arn(f"ec2:{{region}}:{{account}}:{kind}/*")
-
-    def of(key: str, value: str) -> Condition:
-        return {"StringEquals": {f"aws:ResourceTag/{key}": value}}
-
-    profile = place.arn("iam::{account}:instance-profile/")
-    logs = place.arn("logs:{region}:{account}:log-group:")
-    return {
-        "spot role": (
-            (place.arn(f"iam::{{account}}:role/aws-service-role/{SPOT_SERVICE}/*"),),
-            {"StringEquals": {"iam:AWSServiceName": SPOT_SERVICE}},
-        ),
-        "node groups": ((place.arn(f"eks:{{region}}:{{account}}:nodegroup/{name}/*"),), NO_CONDITION),
-        "GPU nodes": ((ec2("instance"),), of(f"kubernetes.io/cluster/{name}", "owned")),
-        "Karpenter's launch templates": (
-            (ec2("launch-template"),), of("karpenter.k8s.aws/cluster", name),
-        ),
-        # In a VPC of ours, whose id is not known here, every idle one; EC2 refuses those in use.
-        "interfaces left behind": (
-            (ec2("network-interface"),),
-            of("cluster.k8s.amazonaws.com/name", name) if config.network.vpc_id else NO_CONDITION,
-        ),
-        # https://github.com/aws/karpenter-provider-aws/blob/main/pkg/providers/instanceprofile/instanceprofile.go
-        "Karpenter's profiles": (
-            (f"{profile}karpenter/{place.region}/{name}/*", f"{profile}{name}_*"), NO_CONDITION,
-        ),
-        "log groups left behind": (
-            tuple(
-                f"{logs}{begin}*"
-                for begin in (
-                    f"/aws/eks/{name}/", f"/aws/containerinsights/{name}/",
-                    f"/aws/lambda/{config.front_stack_name}-",
-                )
-            ),
-            NO_CONDITION,
-        ),
-    }  # fmt: skip
 
 
 def _node_targets(stack_name: str, place: Place) -> dict[str, Target]:
@@ -142,12 +97,16 @@ def _node_targets(stack_name: str, place: Place) -> dict[str, Target]:
 
 
 def _doctor_targets(place: Place) -> dict[str, Target]:
-    """Return the targets of the look before a deploy."""
+    """Return the targets of the look before a deploy, and the service's role that it may have to make."""
     roles = "iam::{account}:role/"
     return {
         "quotas": (
             tuple(place.arn(f"servicequotas:{{region}}:{{account}}:{name}/*") for name in QUOTA_SERVICES),
             NO_CONDITION,
+        ),
+        "spot role": (
+            (place.arn(f"{roles}aws-service-role/{SPOT_SERVICE}/*"),),
+            {"StringEquals": {"iam:AWSServiceName": SPOT_SERVICE}},
         ),
         # A role that is not there yet has no path either.
         "roles of AWS": (
