@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from sdctl.clients.aws import Aws, aws_errors
-from sdctl.errors import AwsError, NotFoundError
+from sdctl.errors import AwsError, ConflictError, NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object's content and ETag, and how long ago it was stored, by S3's own clock."""
+
+    body: bytes = field(repr=False)
+    etag: str
+    age_seconds: float
 
 
 class S3:
@@ -115,6 +127,40 @@ class S3:
         """Store an object."""
         with aws_errors(f"store {key} in the bucket {bucket}"):
             self._client.put_object(Bucket=bucket, Key=key, Body=body)
+
+    def put_if(self, bucket: str, key: str, body: bytes, *, matching: str | None) -> str:
+        """Store an object if what is there has this ETag, or, with None, if nothing is; return the new ETag.
+
+        Raises:
+            ConflictError: something else is there.
+            NotFoundError: nothing is there any more.
+        """
+        condition = {"IfNoneMatch": "*"} if matching is None else {"IfMatch": matching}
+        try:
+            with aws_errors(f"store {key} in the bucket {bucket}"):
+                answer = self._client.put_object(Bucket=bucket, Key=key, Body=body, **condition)
+        except AwsError as error:
+            if error.aws_code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                raise ConflictError(error.message) from error
+            raise
+        return str(answer["ETag"])
+
+    def get(self, bucket: str, key: str) -> StoredObject | None:
+        """Read an object, or return None where there is none."""
+        try:
+            with aws_errors(f"read {key} from the bucket {bucket}"):
+                answer = self._client.get_object(Bucket=bucket, Key=key)
+                body = answer["Body"].read()
+        except NotFoundError:
+            return None
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return StoredObject(body, str(answer["ETag"]), (now - answer["LastModified"]).total_seconds())
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete an object; a missing one is deleted already."""
+        with aws_errors(f"delete {key} from the bucket {bucket}"):
+            self._client.delete_object(Bucket=bucket, Key=key)
 
     def url(self, bucket: str, key: str) -> str:
         """Return the URL that CloudFormation reads an object from."""
