@@ -52,7 +52,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if kindIs "slice" . -}}
 {{- range . -}}{{- $_ := set $entries .name . -}}{{- end -}}
 {{- else -}}
-{{- range $name, $value := . -}}
+{{- range $name, $value := . | default dict -}}
 {{- if kindIs "map" $value -}}
 {{- $_ := set $entries $name (merge (dict "name" $name) $value) -}}
 {{- else -}}
@@ -80,6 +80,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* Seconds that a pod has to stop: an aborted poll, the drain, and then the server's own end. */}}
 {{- define "sd-on-eks.graceSeconds" -}}
 {{- add .Values.runtime.drainSeconds 60 -}}
+{{- end -}}
+
+{{/* Seconds of a duration, as 1h30m. */}}
+{{- define "sd-on-eks.seconds" -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9]+[hms]" . -1 -}}
+{{- $unit := get (dict "h" 3600 "m" 60 "s" 1) (trimAll "0123456789" .) -}}
+{{- $seconds = add $seconds (mul (regexFind "[0-9]+" .) $unit) -}}
+{{- end -}}
+{{- $seconds -}}
 {{- end -}}
 
 {{/* Environment of the inference server; JSON. */}}
@@ -195,4 +205,10 @@ capabilities:
 {{- $_ := set $env "OTEL_EXPORTER_OTLP_ENDPOINT" $agent.xray.endpoint -}}
 {{- end -}}
 {{- toJson $env -}}
+{{- end -}}
+
+{{/* Whether there are files to mount: of the type, or scripts of ours. */}}
+{{- define "sd-on-eks.hasFiles" -}}
+{{- $type := include "sd-on-eks.type" . | fromJson -}}
+{{- if or $type.files (include "sd-on-eks.warmUpBody" .) .Values.runtime.inferenceApi.customNodes -}}true{{- end -}}
 {{- end -}}
