@@ -33,6 +33,7 @@ def main() -> None:
     strict.refuse_to_delete_what_is_used()
     strict.name_instance_profiles()
     strict.refuse_to_create_what_cannot_work()
+    strict.answer_as_aws_does()
     strict.inject_faults()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
