@@ -27,6 +27,7 @@ from sdctl.deploy.steps import Action, BucketStep, ObjectsStep, Plan, ServiceRol
 from sdctl.errors import ConfigError, NotFoundError
 from sdctl.render.cluster import cluster_stack
 from sdctl.render.network import network_stack
+from sdctl.render.options import option_stack_names, option_stacks
 from sdctl.render.runtime import runtime_stack, runtime_stack_prefix
 from sdctl.render.stacks import Output, Stack, front_stack, resolve, stack_tags
 
@@ -95,6 +96,7 @@ def plan_deploy(
         *_cluster_side(config, observed, finds, today or datetime.now(UTC).date()),
         _front(config, observed, keys, target),
         *_runtimes(config, target),
+        *(_Wanted(option, stack, ()) for option, stack in option_stacks(config).items()),
     ]
     steps += [_stack_step(one, observed) for one in wanted]
     steps += plan_releases(config, finds.releases, finds.problem, observed.outputs)
@@ -223,7 +225,7 @@ def _stack_step(wanted: _Wanted, observed: Observed) -> StackStep:
 
 
 def _removed(config: Config, observed: Observed, finds: ClusterFinds) -> list[Step]:
-    """Plan the end of runtimes that are not configured any more: the release first, then its stack."""
+    """Plan the end of what is not configured any more: of a runtime the release first, then its stack."""
     prefix = runtime_stack_prefix(config.stack_name)
     names = {runtime.name for runtime in config.runtimes}
     gone = [name.removeprefix(prefix) for name in observed.stacks if name.startswith(prefix)]
@@ -241,6 +243,10 @@ def _removed(config: Config, observed: Observed, finds: ClusterFinds) -> list[St
                 name=f"{prefix}{name}",
             )
         )
+    chosen = option_stacks(config)
+    for option, name in option_stack_names(config.stack_name).items():
+        if name in observed.stacks and option not in chosen:
+            steps.append(StackStep(id=option, action="delete", needs=(), detail=name, minutes=1.0, name=name))
     return steps
 
 
