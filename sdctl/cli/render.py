@@ -9,6 +9,7 @@ import typer
 
 from sdctl.cli import context, output
 from sdctl.cli.flags import check_account
+from sdctl.deployments import home
 
 
 def render(
@@ -52,7 +53,10 @@ def render(
     region = options.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""
     if region:
         check_region(loaded, region)
-    rendering = render_all(loaded.config, Where(region, account or ""), target=options.target or "aws")
+    rendering = render_all(
+        loaded.config, Where(region, account or ""), target=options.target or "aws", home=home(env),
+        environment=env,
+    )  # fmt: skip
     for note in rendering.notes:
         output.note(note)
     written = write_folder(out, rendering.files)

@@ -34,6 +34,7 @@ OPTIONAL: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
         "iam:PassRole": ("Body", "BodyS3Location"), "s3:GetObject": ("BodyS3Location",),
         "apigateway:UpdateRestApiPolicy": ("Policy",),
     },
+    "AWS::Budgets::Budget": {"billing:": ("BillingViewArn",)},
     "AWS::DynamoDB::Table": {
         **{f"dynamodb:{name}": _NEVER for name in (
             "AssociateTableReplica", "BatchWriteItem", "CreateTableReplica", "DeleteItem", "GetItem",
@@ -97,6 +98,9 @@ OPTIONAL: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "AWS::SNS::Topic": {
         "iam:": ("DeliveryStatusLogging",), "sns:PutDataProtectionPolicy": ("DataProtectionPolicy",),
         "sns:Subscribe": ("Subscription",), "sns:Unsubscribe": ("Subscription",),
+    },
+    "AWS::StepFunctions::StateMachine": {
+        "kms:": ("EncryptionConfiguration",), "s3:": ("DefinitionS3Location",),
     },
 }  # fmt: skip
 

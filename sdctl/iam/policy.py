@@ -17,6 +17,7 @@ from sdctl.iam.scopes import Place, Scopes
 from sdctl.iam.targets import NO_CONDITION, Condition, picked, tagged, targets
 from sdctl.render.cluster import cluster_stack
 from sdctl.render.network import network_stack
+from sdctl.render.options import option_stacks
 from sdctl.render.runtime import runtime_stack
 from sdctl.render.stacks import Stack, code_parameters, front_stack
 
@@ -85,7 +86,8 @@ def stacks_of(config: Config, *, partition: str) -> tuple[Stack, ...]:
     cluster = cluster_stack(config, model_bucket=bucket)
     any_runtime = config.runtimes[0].model_copy(update={"name": "*"})
     runtimes = runtime_stack(config, any_runtime, target="aws")
-    return tuple(stack for stack in (front, network, cluster, runtimes) if stack is not None)
+    options = option_stacks(config).values()
+    return tuple(stack for stack in (front, network, cluster, runtimes, *options) if stack is not None)
 
 
 def policy(
@@ -105,7 +107,7 @@ def policy(
     assets = place.arn(f"s3:::{picked(config, 'assets')}")
     objects = (f"{assets}/functions/*", f"{assets}/templates/*")
     stacks = stacks_of(config, partition=place.partition) if stacks is None else stacks
-    scopes = Scopes(stacks, place, objects)
+    scopes = Scopes(stacks, place, objects, config.kms_key_arn)
     statements = _Statements()
     operations = {"deploy": CHANGING, "destroy": REMOVING}.get(purpose, ())
     needed = handler_actions((body for _, body in scopes.resources()), operations)

@@ -48,6 +48,7 @@ class _Named:
 
 _REGIONAL: Final = "{region}:{account}"
 _NAMED: Final = {
+    "budgets budget": _Named("AWS::Budgets::Budget", "BudgetName", "budgets::{account}:budget/"),
     "cloudwatch alarm": _Named("AWS::CloudWatch::Alarm", "AlarmName", f"cloudwatch:{_REGIONAL}:alarm:"),
     "cloudwatch dashboard": _Named(
         "AWS::CloudWatch::Dashboard", "DashboardName", "cloudwatch::{account}:dashboard/",
@@ -93,16 +94,20 @@ def named(stack: str) -> str:
 class Scopes:
     """The ARN patterns of what some stacks hold."""
 
-    def __init__(self, stacks: Iterable[Stack], place: Place, asset_objects: Iterable[str]) -> None:
+    def __init__(
+        self, stacks: Iterable[Stack], place: Place, asset_objects: Iterable[str], kms_key: str | None = None
+    ) -> None:
         """Read the names out of the templates.
 
         Args:
             stacks: the rendered stacks.
             place: partition, region and account.
             asset_objects: ARN patterns of the objects that CloudFormation reads: code and templates.
+            kms_key: ARN of the key that the configuration names.
         """
         self.stacks, self.place = tuple(stacks), place
         self._objects = tuple(asset_objects)
+        self._kms_keys = (kms_key,) if kms_key else ()
         self._types = {body["Type"] for _, body in self.resources()}
 
     def resources(self) -> Iterable[tuple[Stack, Mapping[str, Any]]]:
@@ -127,6 +132,8 @@ class Scopes:
         match name:
             case "s3 object":
                 return self._objects
+            case "kms key":
+                return self._kms_keys
             case "lambda eventsourcemapping" if "AWS::Lambda::EventSourceMapping" in self._types:
                 return (self.place.arn(f"lambda:{_REGIONAL}:event-source-mapping:*"),)
             case _:

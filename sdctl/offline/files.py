@@ -9,16 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from sdctl.assets import asset_dir
 from sdctl.config.model import Config
-from sdctl.deploy.bundle import build_bundles
-from sdctl.deploy.planner import Observed, bucket_name, plan_deploy
+from sdctl.config.rules import partition_of
+from sdctl.deploy.observed import ClusterFinds, Observed, bucket_name
+from sdctl.deploy.planner import plan_deploy
 from sdctl.deploy.steps import ObjectsStep, Plan, ReleaseStep, StackStep, Step
 from sdctl.iam.calls import PURPOSES
 from sdctl.iam.policy import policy, split, stacks_of
 from sdctl.iam.scopes import Place
 from sdctl.offline.text import to_json, to_yaml
+from sdctl.releases import Chart, Release
+from sdctl.render.network import ZONES as MAX_ZONES
 from sdctl.render.stacks import Output, resolve
 
 REGION: Final = "${region}"
@@ -26,12 +31,14 @@ ACCOUNT: Final = "${account}"
 ASSET_BUCKET: Final = "${asset-bucket}"
 MODEL_BUCKET: Final = "${model-bucket}"
 DEPLOYER: Final = "${deployer}"
+ZONES: Final = tuple(f"${{zone-{number}}}" for number in range(1, MAX_ZONES + 1))
 MEANINGS: Final = {
     REGION: "the region; -R fills it in",
     ACCOUNT: "the account's 12 digits; --account fills them in",
     ASSET_BUCKET: "a bucket of the deployment's region that holds what is in functions/",
     MODEL_BUCKET: "the bucket that holds the models, of the deployment's region",
     DEPLOYER: "ARN of the role or user that may administer the cluster, never of a session",
+    **dict.fromkeys(ZONES, "a zone of the region that EKS takes"),
 }
 
 
@@ -58,11 +65,17 @@ def offline_plan(config: Config, where: Where, *, target: str) -> Plan:
     if where.region and where.account:
         assets = bucket_name(config.stack_name, "assets", account, region)
         models = config.model_bucket or bucket_name(config.stack_name, "model-bucket", account, region)
-    there = {models: region} if config.model_bucket else {}
     observed = Observed(
-        account=account, region=region, asset_bucket=assets, model_bucket=models, bucket_regions=there
+        account=account,
+        region=region,
+        asset_bucket=assets,
+        model_bucket=models,
+        partition=partition_of(region),
+        bucket_regions={models: region} if config.model_bucket else {},
+        cluster=ClusterFinds(DEPLOYER, zones=ZONES),
+        front_name=config.front_stack_name,
     )
-    return plan_deploy(config, observed, target=target, bundles=build_bundles())
+    return plan_deploy(config, observed, target=target)
 
 
 def step_files(step: Step) -> dict[str, bytes]:
@@ -73,10 +86,20 @@ def step_files(step: Step) -> dict[str, bytes]:
         case StackStep():
             return _stack_files(step)
         case ReleaseStep(release=release):
-            path = f"releases/{release.namespace}/{release.name}.values.yaml"
-            return {path: to_yaml(with_placeholders(release.values))}
+            values = to_yaml(with_placeholders(release.values))
+            return {release_path(release, "values"): values} | _packaged_chart(release.chart)
         case _:
             return {}
+
+
+def release_path(release: Release, what: str) -> str:
+    """Return the path of a release's `values` or `manifests`; its name is its own in its namespace only."""
+    return f"releases/{release.namespace}/{release.name}.{what}.yaml"
+
+
+def chart_name(chart: Chart) -> str:
+    """Return how helm finds a chart from inside the folder."""
+    return f"charts/{Path(chart.reference).name}" if _is_packaged(chart) else chart.reference
 
 
 def policy_files(config: Config, where: Where) -> dict[str, bytes]:
@@ -95,7 +118,7 @@ def policy_files(config: Config, where: Where) -> dict[str, bytes]:
 def placeholders(contents: Iterable[bytes], plan: Plan) -> dict[str, str]:
     """Name the placeholders that stand in some contents, each with what it means."""
     outputs = {
-        output.placeholder: f"output {output.name} of the stack {output.stack}"
+        output.placeholder: _meaning(output)
         for step in plan
         if isinstance(step, (StackStep, ReleaseStep))
         for output in _outputs_in(step.parameters if isinstance(step, StackStep) else step.release.values)
@@ -113,6 +136,12 @@ def with_placeholders(value: Any) -> Any:
     return resolve(value, named)
 
 
+def _meaning(output: Output) -> str:
+    if output.stack.startswith("image "):
+        return f"{output.name} of the {output.stack}"
+    return f"output {output.name} of the stack {output.stack}"
+
+
 def _stack_files(step: StackStep) -> dict[str, bytes]:
     parameters = with_placeholders(step.parameters)
     rows = [{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()]
@@ -122,6 +151,19 @@ def _stack_files(step: StackStep) -> dict[str, bytes]:
         f"stacks/{step.name}.parameters.json": to_json(rows),
         f"stacks/{step.name}.tags.json": to_json(tags),
     }
+
+
+def _is_packaged(chart: Chart) -> bool:
+    return chart.is_local and Path(chart.reference).parent == asset_dir("charts")
+
+
+def _packaged_chart(chart: Chart) -> dict[str, bytes]:
+    """Return the files of a chart that came with sdctl; one of the user's is where it is."""
+    if not _is_packaged(chart):
+        return {}
+    folder = Path(chart.reference)
+    found = sorted(one for one in folder.rglob("*") if one.is_file())
+    return {f"{chart_name(chart)}/{one.relative_to(folder).as_posix()}": one.read_bytes() for one in found}
 
 
 def _outputs_in(value: Any) -> Iterator[Output]:

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sdctl.deploy.steps import BucketStep, ObjectsStep, ReleaseStep, StackStep, Step
-from sdctl.offline.files import Sent
+from sdctl.deploy.steps import BucketStep, ObjectsStep, ReleaseStep, ServiceRoleStep, StackStep, Step
+from sdctl.offline.files import Sent, chart_name, release_path
 
 _HEAD = """\
 # {stack_name}, rendered
@@ -76,6 +76,8 @@ def _commands(step: Step) -> Iterator[str]:
             yield f"aws s3api head-bucket --bucket {_word(step.name)} || aws s3 mb {_word(f's3://{step.name}')}"
         case ObjectsStep():
             yield f"aws s3 sync functions {_word(f's3://{step.bucket}/functions')}"
+        case ServiceRoleStep():
+            yield f"aws iam create-service-linked-role --aws-service-name {step.service}"
         case StackStep():
             file = f"file://stacks/{step.name}"
             yield f"aws cloudformation create-stack --stack-name {step.name} --capabilities CAPABILITY_IAM \\"
@@ -87,8 +89,8 @@ def _commands(step: Step) -> Iterator[str]:
             words += ["--repo", chart.repository] if chart.repository else []
             words += ["--version", chart.version] if chart.version else []
             words += ["--skip-crds"] if release.skip_crds else []
-            words += ["--wait", "--values", f"releases/{release.namespace}/{release.name}.values.yaml"]
-            yield shlex.join([*words, "--", release.name, chart.reference])
+            words += ["--wait", "--values", release_path(release, "values")]
+            yield shlex.join([*words, "--", release.name, chart_name(chart)])
 
 
 def _word(text: str) -> str:

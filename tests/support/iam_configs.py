@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from sdctl.config.model import Config
@@ -20,17 +21,32 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "permissionsBoundaryArn": "arn:aws:iam::123456789012:policy/boundary",
         "modelBucketArn": "arn:aws:s3:::my-models",
     },
+    "keyed": {"kmsKeyArn": "arn:aws:kms:us-west-2:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
+    "every-option": {
+        "tracing": True, "gpuMetricsExporter": True, "ebsThroughputTuner": {},
+        "alarms": {"email": "a@example.com"}, "budget": {"monthlyAmount": 100.0, "email": "a@example.com"},
+        "network": {"interfaceEndpoints": True, "zones": ["us-west-2a", "us-west-2b"]},
+        "APIGW": {
+            "customDomain": {
+                "domainName": "art.example.com",
+                "certificateArn": "arn:aws:acm:us-west-2:123456789012:certificate/1234abcd",
+            }
+        },
+    },
     "long-name": {"stackName": "A" + "b" * 47},
     "many": {"modelsRuntime": [RUNTIME, *({"name": f"c{n}", "type": "comfyui"} for n in range(12))]},
 }
 
 
 def config(name: str, partition: str = "aws") -> Config:
-    """Return one of the configurations, its ARNs in the partition."""
-    document = {
-        key: value.replace("arn:aws:", f"arn:{partition}:") if isinstance(value, str) else value
-        for key, value in CONFIGS[name].items()
-    }
+    """Return one of the configurations, as it is in the partition: budgets do not exist in China."""
+    text = json.dumps(CONFIGS[name])
+    document = json.loads(
+        text.replace("arn:aws:", f"arn:{partition}:").replace(REGIONS["aws"], REGIONS[partition])
+    )
+    if partition == "aws-cn":
+        document.pop("budget", None)
+        document["imageRegistry"] = "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/sdctl"
     return Config.model_validate(document)
 
 

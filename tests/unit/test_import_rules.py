@@ -33,7 +33,7 @@ ALLOWED = {
         "render", "config", "clients", "polling", "assets", "task_record", "versions", "releases",
     } | FOUNDATION,
     "iam": {"render", "config"} | FOUNDATION,
-    "offline": {"deploy", "iam", "render", "config", "clients", "releases"} | FOUNDATION,
+    "offline": {"deploy", "iam", "render", "config", "clients", "releases", "assets"} | FOUNDATION,
     "tasks": {"clients", "polling"} | FOUNDATION,
     "doctor": {"deploy", "config", "clients", "local", "versions"} | FOUNDATION,
     "local": {
