@@ -1,8 +1,7 @@
-"""What ministack's CloudFormation lacks for our templates, and where it is kinder than AWS.
+"""What ministack's CloudFormation lacks for our templates.
 
-Adds resource types that it does not know, gives an EKS cluster the address of a Kubernetes API that answers,
-and refuses what AWS refuses: properties that a type has not, references to what is not there, and deletions
-of what is still in use. Touches ministack's private names: only the emulator's own process imports this.
+They refuse what AWS refuses: properties that a type has not, and references to what is not there. Touches
+ministack's private names: only the emulator's own process imports this.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ministack.services import ec2, eks, iam
+from ministack.services import ec2
 from ministack.services.cloudformation import provisioners
 
 Properties = dict[str, Any]
@@ -99,7 +98,7 @@ def check(resource_type: str, properties: Mapping[str, Any]) -> None:
         raise ValueError(f"Model validation failed ({', '.join(problems)})")
 
 
-def _done(answer: tuple[int, Any, Any], what: str) -> str:
+def done(answer: tuple[int, Any, Any], what: str) -> str:
     status, _, body = answer
     text = body.decode() if isinstance(body, bytes) else str(body)
     if status >= 400:
@@ -116,7 +115,7 @@ def _element(body: str, name: str) -> str:
 
 # ---- Network ---------------------------------------------------------------------------------------
 def _create_address(_: str, properties: Properties, __: str) -> Created:
-    body = _done(ec2._allocate_address({"Domain": [properties.get("Domain", "vpc")]}), "EIP")
+    body = done(ec2._allocate_address({"Domain": [properties.get("Domain", "vpc")]}), "EIP")
     allocation, address = _element(body, "allocationId"), _element(body, "publicIp")
     provisioners._ec2_apply_tags(allocation, properties)
     return address, {"AllocationId": allocation, "PublicIp": address}
@@ -137,7 +136,7 @@ def _delete_address(physical_id: str, _: Properties) -> None:
     if used:
         raise ValueError(f"The address {physical_id} is in use (InvalidIPAddress.InUse)")
     if allocation:
-        _done(ec2._release_address({"AllocationId": [allocation]}), "EIP")
+        done(ec2._release_address({"AllocationId": [allocation]}), "EIP")
 
 
 def _live_gateways() -> list[Properties]:
@@ -155,7 +154,7 @@ def _create_gateway(_: str, properties: Properties, __: str) -> Created:
         if not _attached(network):
             raise ValueError(f"Network {network} has no Internet gateway attached (Gateway.NotAttached)")
     sent = {k: [v] for k, v in properties.items() if k in ("SubnetId", "AllocationId", "ConnectivityType")}
-    gateway = _element(_done(ec2._create_nat_gateway(sent), "NatGateway"), "natGatewayId")
+    gateway = _element(done(ec2._create_nat_gateway(sent), "NatGateway"), "natGatewayId")
     provisioners._ec2_apply_tags(gateway, properties)
     return gateway, {"NatGatewayId": gateway}
 
@@ -177,7 +176,7 @@ def _update_tags(attribute: str) -> Callable[[str, Properties, Properties, str],
 
 
 def _delete_gateway(physical_id: str, _: Properties) -> None:
-    _done(ec2._delete_nat_gateway({"NatGatewayId": [physical_id]}), "NatGateway")
+    done(ec2._delete_nat_gateway({"NatGatewayId": [physical_id]}), "NatGateway")
 
 
 def _create_flow_log(_: str, properties: Properties, __: str) -> Created:
@@ -185,115 +184,13 @@ def _create_flow_log(_: str, properties: Properties, __: str) -> Created:
         raise ValueError(f"The vpc '{properties['ResourceId']}' does not exist")
     sent = {name: [str(value)] for name, value in properties.items() if name not in ("ResourceId", "Tags")}
     sent["ResourceId.1"] = [properties["ResourceId"]]
-    found = _element(_done(ec2._create_flow_logs(sent), "FlowLog"), "item")
+    found = _element(done(ec2._create_flow_logs(sent), "FlowLog"), "item")
     provisioners._ec2_apply_tags(found, properties)
     return found, {"Id": found}
 
 
 def _delete_flow_log(physical_id: str, _: Properties) -> None:
-    _done(ec2._delete_flow_logs({"FlowLogId.1": [physical_id]}), "FlowLog")
-
-
-# ---- EKS -------------------------------------------------------------------------------------------
-def _role_of(arn: str) -> None:
-    name = arn.rpartition("/")[2]
-    if ":role/" in arn and name not in iam._roles:
-        raise ValueError(f"The role {arn} cannot be found (InvalidParameterException)")
-
-
-def _addon(properties: Properties) -> Properties:
-    associations = properties.get("PodIdentityAssociations") or []
-    for one in associations:
-        _role_of(one["RoleArn"])
-    if properties.get("ConfigurationValues"):
-        json.loads(properties["ConfigurationValues"])
-    return {
-        "addonName": properties["AddonName"],
-        # Where the template names none, EKS picks its default.
-        "addonVersion": properties.get("AddonVersion") or "v1.0.0-eksbuild.1",
-        "configurationValues": properties.get("ConfigurationValues", ""),
-        "serviceAccountRoleArn": properties.get("ServiceAccountRoleArn", ""),
-        "podIdentityAssociations": [one["ServiceAccount"] for one in associations],
-        "tags": provisioners._tag_map(properties.get("Tags")),
-    }
-
-
-def _create_addon(_: str, properties: Properties, __: str) -> Created:
-    cluster, name = properties["ClusterName"], properties["AddonName"]
-    body = json.loads(_done(eks._create_addon(cluster, _addon(properties)), "Addon"))
-    return f"{cluster}|{name}", {"Arn": body["addon"]["addonArn"]}
-
-
-def _update_addon(physical_id: str, _: Properties, new: Properties, __: str) -> Created:
-    cluster, name = physical_id.split("|")
-    _done(eks._update_addon(cluster, name, _addon(new)), "Addon")
-    return physical_id, {"Arn": eks._addons[f"{cluster}/{name}"]["addonArn"]}
-
-
-def _delete_addon(physical_id: str, _: Properties) -> None:
-    _done(eks._delete_addon(*physical_id.split("|")), "Addon")
-
-
-def _create_access_entry(_: str, properties: Properties, __: str) -> Created:
-    cluster, principal = properties["ClusterName"], properties["PrincipalArn"]
-    if ":assumed-role/" in principal:
-        raise ValueError("principalArn must be a role or user, no session (InvalidParameterException)")
-    _role_of(principal)
-    body = {
-        "principalArn": principal, "type": properties.get("Type", "STANDARD"),
-        "kubernetesGroups": properties.get("KubernetesGroups", []),
-        "username": properties.get("Username", ""),
-        "tags": provisioners._tag_map(properties.get("Tags")),
-    }  # fmt: skip
-    made = json.loads(_done(eks._create_access_entry(cluster, body), "AccessEntry"))
-    _associate(cluster, principal, properties)
-    return f"{principal}|{cluster}", {"AccessEntryArn": made["accessEntry"]["accessEntryArn"]}
-
-
-def _associate(cluster: str, principal: str, properties: Properties) -> None:
-    for policy in properties.get("AccessPolicies", ()):
-        scope = provisioners._pascal_to_camel(policy["AccessScope"])
-        sent = {"policyArn": policy["PolicyArn"], "accessScope": scope}
-        _done(eks._associate_access_policy(cluster, principal, sent), "AccessEntry")
-
-
-def _update_access_entry(physical_id: str, _: Properties, new: Properties, __: str) -> Created:
-    principal, cluster = physical_id.split("|")
-    _associate(cluster, principal, new)
-    entry = eks._access_entries[eks._ae_key(cluster, principal)]
-    return physical_id, {"AccessEntryArn": entry["accessEntryArn"]}
-
-
-def _delete_access_entry(physical_id: str, _: Properties) -> None:
-    principal, cluster = physical_id.split("|")
-    _done(eks._delete_access_entry(cluster, principal), "AccessEntry")
-
-
-def _create_association(_: str, properties: Properties, __: str) -> Created:
-    _role_of(properties["RoleArn"])
-    body = {
-        "namespace": properties["Namespace"], "serviceAccount": properties["ServiceAccount"],
-        "roleArn": properties["RoleArn"], "tags": provisioners._tag_map(properties.get("Tags")),
-    }  # fmt: skip
-    made = json.loads(
-        _done(eks._create_pod_identity_association(properties["ClusterName"], body), "PodIdentityAssociation")
-    )["association"]
-    return made["associationArn"], {
-        "AssociationArn": made["associationArn"], "AssociationId": made["associationId"],
-    }  # fmt: skip
-
-
-def _update_association(physical_id: str, _: Properties, new: Properties, __: str) -> Created:
-    _role_of(new["RoleArn"])
-    number = physical_id.rpartition("/")[2]
-    sent = {"roleArn": new["RoleArn"]}
-    _done(eks._update_pod_identity_association(new["ClusterName"], number, sent), "PodIdentityAssociation")
-    return physical_id, {"AssociationArn": physical_id, "AssociationId": number}
-
-
-def _delete_association(physical_id: str, properties: Properties) -> None:
-    number = physical_id.rpartition("/")[2]
-    _done(eks._delete_pod_identity_association(properties["ClusterName"], number), "PodIdentityAssociation")
+    done(ec2._delete_flow_logs({"FlowLogId.1": [physical_id]}), "FlowLog")
 
 
 # ---- Others ----------------------------------------------------------------------------------------
@@ -310,7 +207,7 @@ def _put_budget(physical_id: str, properties: Properties) -> Created:
     return physical_id, {}
 
 
-def _handlers() -> dict[str, dict[str, Any]]:
+def _handlers() -> dict[str, Mapping[str, Any]]:
     return {
         "AWS::EC2::EIP": {"create": _create_address, "update": _update_address, "delete": _delete_address},
         "AWS::EC2::NatGateway": {
@@ -318,13 +215,6 @@ def _handlers() -> dict[str, dict[str, Any]]:
         },
         "AWS::EC2::FlowLog": {
             "create": _create_flow_log, "update": _update_tags("Id"), "delete": _delete_flow_log,
-        },
-        "AWS::EKS::Addon": {"create": _create_addon, "update": _update_addon, "delete": _delete_addon},
-        "AWS::EKS::AccessEntry": {
-            "create": _create_access_entry, "update": _update_access_entry, "delete": _delete_access_entry,
-        },
-        "AWS::EKS::PodIdentityAssociation": {
-            "create": _create_association, "update": _update_association, "delete": _delete_association,
         },
         "AWS::XRay::ResourcePolicy": {
             "create": lambda _, properties, __: _put_trace_policy(properties),
@@ -339,10 +229,14 @@ def _handlers() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def add_types() -> None:
-    """Teach the emulator the types that it lacks, and what cannot be changed in place."""
+def add_types(more: Mapping[str, Mapping[str, Any]]) -> None:
+    """Teach the emulator the types that it lacks, and what cannot be changed in place.
+
+    Args:
+        more: handlers of further types of `SHAPES`.
+    """
     provisioners._REPLACING_PROPERTIES.update(CREATE_ONLY)
-    for resource_type, handler in _handlers().items():
+    for resource_type, handler in (_handlers() | dict(more)).items():
         shape = SHAPES[resource_type]
         provisioners._RESOURCE_HANDLERS[resource_type] = _checked(resource_type, handler)
         if shape.create_only:

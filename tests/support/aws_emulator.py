@@ -11,6 +11,8 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from support.aws_faults import FAULTS, ResourceFault, inject_faults
+
 FAULTS_PATH = "/_test/faults"
 CLUSTER_VARIABLE = "TEST_CLUSTER"  # JSON of a Cluster
 
@@ -25,16 +27,16 @@ def main() -> None:
     from hypercorn.config import Config
     from ministack.app import app
 
+    from fakes import ministack_answers, ministack_eks, ministack_types
     from fakes import ministack_strict as strict
-    from fakes import ministack_types as types
 
-    types.add_types()
-    strict.give_clusters_an_address(strict.Cluster(**json.loads(os.environ[CLUSTER_VARIABLE])))
+    ministack_types.add_types(ministack_eks.HANDLERS)
+    ministack_eks.give_clusters_an_address(ministack_eks.Cluster(**json.loads(os.environ[CLUSTER_VARIABLE])))
     strict.refuse_to_delete_what_is_used()
     strict.name_instance_profiles()
     strict.refuse_to_create_what_cannot_work()
-    strict.answer_as_aws_does()
-    strict.inject_faults()
+    ministack_answers.answer_as_aws_does()
+    inject_faults()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("path") != FAULTS_PATH:
@@ -46,7 +48,7 @@ def main() -> None:
             body += part.get("body", b"")
             if not part.get("more_body"):
                 break
-        strict.FAULTS[:] = [strict.ResourceFault(**one) for one in json.loads(body)]
+        FAULTS[:] = [ResourceFault(**one) for one in json.loads(body)]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 

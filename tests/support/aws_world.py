@@ -30,6 +30,7 @@ from support import helm_tools
 from support.aws_answers import answers
 from support.aws_cluster import Controllers
 from support.aws_emulator import CLUSTER_VARIABLE, FAULTS_PATH
+from support.aws_faults import ResourceFault
 from support.aws_proxy import FaultProxy
 from support.chart_registry import Served, chart_registry
 from support.cli import ROOT, Ran
@@ -52,18 +53,6 @@ CONFIG: Final[dict[str, Any]] = {
          "modelFilename": "v1-5-pruned-emaonly.safetensors"},
     ],
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ResourceFault:
-    """What happens to a stack's resource, see `fakes.ministack_strict`."""
-
-    stack: str = ""
-    resource: str = ""
-    operation: str = ""
-    reason: str = ""
-    delay_seconds: float = 0.0
-    times: int = 1
 
 
 @dataclass(slots=True)
