@@ -53,6 +53,12 @@ _LOOK_FOR_BUCKETS: Final = (
     _s3("HeadBucket", ("asset bucket", "model bucket", "output bucket"), "ListBucket"),
     _s3("ListObjectsV2", ("asset bucket", "output bucket"), "ListBucket"),
 )
+# One operation on a deployment at a time: the lock lies in the asset bucket.
+_LOCK: Final = (
+    _s3("GetObject", "locks"),
+    _s3("PutObject", "locks"),
+    _s3("DeleteObject", "locks"),
+)
 # The look before a deploy: it reads, and goes on without what it may not read.
 _DOCTOR: Final = (
     *_calls(
@@ -92,13 +98,15 @@ _DEPLOY: Final = (
     *_LOOK_FOR_BUCKETS,
     *_CREATE_BUCKETS,
     _s3("PutObject", "asset objects"),
+    *_LOCK,
     *_DOCTOR,
 )  # fmt: skip
 # What is left at the end, and what it costs.
 INVENTORY: Final = (
     *_calls(
         "ec2", "anything here", "DescribeAddresses", "DescribeInstances", "DescribeNatGateways",
-        "DescribeSnapshots", "DescribeSpotPriceHistory", "DescribeVolumes", "DescribeVpcEndpoints",
+        "DescribeSnapshots", "DescribeSpotPriceHistory", "DescribeTags", "DescribeVolumes",
+        "DescribeVpcEndpoints",
     ),
     *_calls("iam", "anything", "ListRoles"),
     *_calls("logs", "anything here", "DescribeLogGroups"),
@@ -124,7 +132,7 @@ NODES: Final = (
         "DeleteInstanceProfile",
     ),
     *_calls("logs", "own log groups", "DeleteLogGroup"),
-    *_calls("cloudformation", "stacks", "UpdateTerminationProtection"),
+    *_calls("cloudformation", "stacks", "ListStackResources", "UpdateTerminationProtection"),
     _s3("GetBucketTagging", ("asset bucket", "output bucket", "model bucket")),
 )  # fmt: skip
 _DESTROY: Final = (
@@ -134,13 +142,17 @@ _DESTROY: Final = (
     *_LOOK_FOR_BUCKETS,
     _s3("ListObjectsV2", "model bucket", "ListBucket"),
     _s3("ListObjectVersions", ("asset bucket", "output bucket"), "ListBucketVersions"),
-    _s3("DeleteObjects", "asset objects", "DeleteObject", "DeleteObjectVersion"),
+    _s3("DeleteObjects", ("asset objects", "locks"), "DeleteObject", "DeleteObjectVersion"),
+    *_LOCK,
     # The output bucket goes only when it is empty: S3 itself refuses otherwise.
     _s3("DeleteBucket", ("asset bucket", "output bucket")),
     *NODES,
     *INVENTORY,
 )
 _SUBMIT: Final = (
+    # Where no deploy left a record: the deployment is found by its name.
+    *_calls("cloudformation", "all stacks", "DescribeStacks"),
+    *_calls("ssm", "runtimes", "GetParametersByPath"),
     *_calls("sns", "input topic", "Publish"),
     Call("apigateway", "GetApiKey", ("api key",), ("apigateway:GET",)),
 )

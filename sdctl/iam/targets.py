@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sdctl.config.model import Config
 from sdctl.iam.scopes import KEPT_NAME_LENGTH, STACK_TAG, Place, Scopes, named
+from sdctl.render.stacks import runtimes_path
 
 Condition = Mapping[str, Mapping[str, Any]]
 Target = tuple[tuple[str, ...], Condition]
@@ -55,12 +56,17 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
             ),
             "asset bucket": ((assets,), NO_CONDITION),
             "asset objects": (objects, NO_CONDITION),
+            "locks": ((f"{assets}/locks/*",), NO_CONDITION),
             "model bucket": ((model,), NO_CONDITION),
             "models": ((f"{model}/*",), NO_CONDITION),
             "output bucket": (scopes.arns("s3", "bucket"), NO_CONDITION),
             # A configured model bucket is there already.
             "created buckets": ((assets,) if config.model_bucket else (assets, model), NO_CONDITION),
             "input topic": ((place.arn(f"sns:{{region}}:{{account}}:{topic}"),), NO_CONDITION),
+            "runtimes": (
+                (place.arn(f"ssm:{{region}}:{{account}}:parameter{runtimes_path(config.stack_name)}"),),
+                NO_CONDITION,
+            ),
             "api key": ((place.arn("apigateway:{region}::/apikeys/*"),), tagged(config.stack_name)),
             "cluster": (scopes.arns("eks", "cluster"), NO_CONDITION),
         }
