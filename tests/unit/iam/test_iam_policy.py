@@ -262,7 +262,12 @@ def test_what_a_deployment_is_made_of_can_be_made(request_: Request) -> None:
 def test_a_teardown_creates_and_changes_nothing() -> None:
     actions = {action for action, _, _ in grants(document("destroy"))}
     making = ("Create", "Put", "Run", "Update", "Attach", "Associate", "Authorize", "Allocate", "Pass")
+    assert not allows(
+        document("destroy"), Request("s3:PutObject", "arn:aws:s3:::sdoneks-assets-0a1b2c3d4e/x")
+    )
     assert {one for one in actions if one.partition(":")[2].startswith(making)} == {
+        # The lock, and nothing else.
+        "s3:PutObject",
         # The schema of VPC endpoints lists this for every handler; what it may tag is the deployment's.
         "ec2:CreateTags",
         # Protection from deletion is switched off first.
