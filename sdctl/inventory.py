@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,41 @@ class Row:
     monthly: float | None
     currency: str = ""
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What is left of a deployment: `kept` stays on purpose, `left` does not; `sum` is of both."""
+
+    left: tuple[Row, ...]
+    kept: tuple[Row, ...]
+    sum: Total
+
+    @property
+    def billable(self) -> tuple[Row, ...]:
+        """What costs something, or may, and is not kept."""
+        return tuple(row for row in self.left if row.monthly is None or row.monthly > 0)
+
+    @property
+    def unsure(self) -> tuple[Row, ...]:
+        """What only the list of tags still has."""
+        return tuple(row for row in self.left if row.note == LISTED_ONLY)
+
+
+def inventory(found: Sequence[Found], prices: Mapping[PriceKey, Price], kept: Container[str]) -> Inventory:
+    """Take stock of what was found.
+
+    Args:
+        found: the resources.
+        prices: of `price_keys`, as far as they are known.
+        kept: the ids of buckets and snapshots that stay on purpose.
+    """
+    listed = rows(found, prices)
+    return Inventory(
+        tuple(row for row in listed if row.id not in kept),
+        tuple(row for row in listed if row.id in kept),
+        sum_of(found, prices),
+    )
 
 
 def price_keys(found: Iterable[Found]) -> tuple[PriceKey, ...]:

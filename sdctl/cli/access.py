@@ -103,8 +103,7 @@ def region() -> str:
     Raises:
         ConfigError: nothing names one.
     """
-    env = context.environment()
-    found = context.current().region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
+    found = context.region()
     if not found:
         raise ConfigError("no region is set", hint="pass -R REGION, or set AWS_DEFAULT_REGION")
     return found

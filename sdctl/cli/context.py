@@ -45,6 +45,8 @@ class Options:
 
 _NOTHING_GIVEN = Options()
 _cleanups: ContextVar[ExitStack | None] = ContextVar("sdctl_cleanups", default=None)
+# What was read from AWS for this command line; `context` alone knows when that is over.
+_read_deployment: ContextVar[Deployment | None] = ContextVar("sdctl_read_deployment", default=None)
 _options: ContextVar[Options] = ContextVar("sdctl_options", default=_NOTHING_GIVEN)
 
 
@@ -64,6 +66,7 @@ def command_line(options: Options) -> Iterator[None]:
     _options.set(options)
     with ExitStack() as cleanups:
         token = _cleanups.set(cleanups)
+        _read_deployment.set(None)
         try:
             yield
         finally:
@@ -88,6 +91,12 @@ def environment() -> Mapping[str, str]:
     return os.environ
 
 
+def region() -> str:
+    """Return the region that a flag or the environment names, empty where none does."""
+    env = environment()
+    return current().region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""
+
+
 def deployments() -> Deployments:
     """Return the records of what was deployed."""
     from sdctl.deployments import Deployments, home
@@ -104,18 +113,27 @@ def find_deployment() -> Deployment | None:
 
 
 def require_deployment() -> Deployment:
-    """Return the deployment that the global options mean.
+    """Return the deployment that the global options mean: one recorded here, else the one on AWS they name.
 
     Raises:
         NotFoundError: there is none, or several and no way to tell which; the hint says what to pass.
     """
-    found = find_deployment()
+    found = find_deployment() or _read_deployment.get()
     if found is not None:
         return found
+    from sdctl.cli import found as on_aws
+
+    if on_aws.is_asked_for():
+        deployment = on_aws.deployment_on_aws()
+        _read_deployment.set(deployment)
+        return deployment
     options = current()
     others = deployments().all()
     if not others:
-        raise NotFoundError("nothing is deployed yet", hint="sdctl deploy --target local")
+        raise NotFoundError(
+            "nothing is deployed from this machine, and no -n STACK and -R REGION name one on AWS",
+            hint="sdctl deploy --target local",
+        )
     names = ", ".join(f"{one.stack_name} ({one.target}, {one.region}, {one.folder})" for one in others)
     if options.stack_name or options.region or options.target:
         raise NotFoundError(f"no such deployment; deployed: {names}", hint="check -n, -R and --target")

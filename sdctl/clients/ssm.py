@@ -1,4 +1,4 @@
-"""SSM: the public parameters by which AWS names its images."""
+"""SSM: the parameters by which AWS names its images, and those by which runtimes are found."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ class Ssm:
                 answer = self._aws.client("ssm").get_parameters(Names=list(names[start : start + _BATCH]))
             found |= {one["Name"]: one["Value"] for one in answer["Parameters"]}
         return found
+
+    def below(self, path: str) -> dict[str, str]:
+        """Return the values of all parameters below a path, by their full names."""
+        with aws_errors(f"read the parameters below {path}"):
+            pages = self._aws.client("ssm").get_paginator("get_parameters_by_path").paginate(Path=path)
+            return {one["Name"]: one["Value"] for page in pages for one in page["Parameters"]}

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sdctl import prices
 from sdctl.clients.aws import Aws, aws_errors
+from sdctl.clients.listed import Listed, Presence, presences
 from sdctl.errors import AwsError
 
 STACK_TAG: Final = "sdctl:stack"
@@ -81,8 +82,8 @@ class Tagging:
         """Use the session; clients are made on first use."""
         self._aws = aws
 
-    def tagged(self, key: str, value: str, *types: str) -> Iterator[str]:
-        """Yield the ARNs of what has a tag, or had it until a short while ago.
+    def tagged(self, key: str, value: str, *types: str) -> Iterator[Listed]:
+        """Yield what has a tag, or had it until a short while ago.
 
         Args:
             key: of the tag.
@@ -94,22 +95,36 @@ class Tagging:
             for page in pages.paginate(
                 TagFilters=[{"Key": key, "Values": [value]}], ResourceTypeFilters=list(types)
             ):
-                yield from (str(one["ResourceARN"]) for one in page["ResourceTagMappingList"])
+                for one in page["ResourceTagMappingList"]:
+                    tags = {str(tag["Key"]): str(tag["Value"]) for tag in one["Tags"]}
+                    yield Listed(*identified(str(one["ResourceARN"])), tags)
 
-    def left(self, stack_name: str) -> tuple[Found, ...]:
+    def left(self, stack_name: str, *, has_cluster: bool = True) -> tuple[Found, ...]:
         """Return everything that is there of a deployment, sorted by type and id.
 
-        Nodes that Karpenter started have the cluster's tag; roles, groups of logs that EKS makes by itself,
-        and buckets made beside the stacks are found by their names.
+        Roles, groups of logs that EKS makes by itself, and buckets made beside the stacks are found by their
+        names.
+
+        Args:
+            stack_name: the deployment's name.
+            has_cluster: the nodes of a cluster of the name are the deployment's, by the cluster's tag.
         """
-        owners = {STACK_TAG: stack_name, f"kubernetes.io/cluster/{stack_name}": "owned"}
+        owners = {STACK_TAG: stack_name} | (
+            {f"kubernetes.io/cluster/{stack_name}": "owned"} if has_cluster else {}
+        )
         found: dict[tuple[str, str], Found] = {}
-        for key, value in owners.items():
-            for kind, name in map(identified, self.tagged(key, value)):
-                if kind not in _DESCRIBED:
-                    priced_as = prices.EKS_CLUSTER if kind == "eks:cluster" else ""
-                    found[kind, name] = Found(kind, name, priced_as, is_seen=False)
-            for kind in _DESCRIBED:
+        listed = [
+            one
+            for key, value in owners.items()
+            for one in self.tagged(key, value)
+            if one.type not in _DESCRIBED
+        ]
+        for (kind, name), presence in presences(self._aws, listed).items():
+            if presence is not Presence.GONE:
+                priced_as = prices.EKS_CLUSTER if kind == "eks:cluster" else ""
+                found[kind, name] = Found(kind, name, priced_as, is_seen=presence is Presence.THERE)
+        for kind in _DESCRIBED:
+            for key, value in owners.items():
                 found |= {(kind, one.id): one for one in self._machines(kind, key, value)}
         buckets = (f"arn:{self._aws.partition}:s3:::{name}" for name in self.buckets(stack_name))
         for arns in (self._roles(stack_name), self._log_groups(stack_name), buckets):

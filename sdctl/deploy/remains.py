@@ -9,7 +9,7 @@ from sdctl.clients.ec2_remains import Ec2Remains
 from sdctl.clients.eks import Eks
 from sdctl.clients.instance_profiles import InstanceProfiles
 from sdctl.clients.logs import Logs
-from sdctl.clients.tagging import Tagging, identified
+from sdctl.clients.tagging import Tagging
 from sdctl.deploy.context import StepContext
 from sdctl.deploy.drain_steps import (
     HinderedStackStep,
@@ -133,8 +133,8 @@ def _hindered(error: DeployFailedError, step: HinderedStackStep, context: StepCo
     """Name what may be in the way: what Services and Ingresses made, and groups that nobody's stack holds."""
     tagging = Tagging(context.aws)
     owners = ((_LOAD_BALANCER_TAG, step.cluster), (f"kubernetes.io/cluster/{step.cluster}", "owned"))
-    arns = {arn for key, value in owners for arn in tagging.tagged(key, value, _LOAD_BALANCERS)}
-    names = {" ".join(identified(arn)) for arn in arns}
+    found = (one for key, value in owners for one in tagging.tagged(key, value, _LOAD_BALANCERS))
+    names = {f"load balancer {one.id}" for one in found}
     if step.vpc_id:
         names |= set(Ec2Remains(context.aws).obstacles(step.vpc_id))
     if not names:

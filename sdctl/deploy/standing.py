@@ -22,7 +22,7 @@ from sdctl.clients.kubernetes_http import KubernetesError, Object
 from sdctl.clients.kubernetes_objects import ReleaseName, named, read_scaling, read_workload, release_of
 from sdctl.clients.logs import Logs
 from sdctl.clients.s3 import S3
-from sdctl.clients.tagging import STACK_TAG, Tagging, identified, is_named_after
+from sdctl.clients.tagging import STACK_TAG, Tagging, is_named_after
 from sdctl.errors import AwsError, ConflictError, SdctlError
 from sdctl.render.runtime import runtime_stack_prefix
 
@@ -175,24 +175,25 @@ def observe_standing(
 
 
 def own_stacks(aws: Aws, stack_name: str) -> dict[str, StackView]:
-    """Return the stacks of a deployment by name: those with its names that carry its tag.
+    """Return the stacks of a deployment by name: those with its tag.
 
-    An unexecuted first change set leaves a stack without tags.
+    An unexecuted first change set leaves a stack without tags: it is known by its name.
     """
     names = {f"{stack_name}{suffix}" for suffix in ("Stack", "-cluster", "-network")}
     prefix = runtime_stack_prefix(stack_name)
-    return {
-        one.name: one
-        for one in CloudFormation(aws).all()
-        if (one.name in names or one.name.startswith(prefix))
-        and (one.tags.get(STACK_TAG) == stack_name or (one.state is StackState.ABSENT and not one.tags))
-    }
+
+    def is_own(stack: StackView) -> bool:
+        is_shell = stack.state is StackState.ABSENT and not stack.tags
+        is_named = stack.name in names or stack.name.startswith(prefix)
+        return stack.tags.get(STACK_TAG) == stack_name or (is_shell and is_named)
+
+    return {one.name: one for one in CloudFormation(aws).all() if is_own(one)}
 
 
 def _buckets(aws: Aws, stack_name: str, more: tuple[str, ...]) -> dict[str, BucketSight]:
     s3, tagging = S3(aws), Tagging(aws)
     found = {}
-    tagged = (identified(arn)[1] for arn in tagging.tagged(STACK_TAG, stack_name, "s3"))
+    tagged = (one.id for one in tagging.tagged(STACK_TAG, stack_name, "s3"))
     for name in dict.fromkeys((*tagging.buckets(stack_name), *tagged, *more)):
         region = s3.bucket_region(name)
         if region == aws.region:

@@ -40,7 +40,7 @@ SHOWN_NAMES: Final = 4
 # How long things take, by experience with EKS and EC2; for the estimate alone.
 _MINUTES: Final = {
     "scale-in": 2.0, "node-pools": 3.0, "node-classes": 0.5, "release": 0.5, "system-nodes": 5.0,
-    "instances": 2.0, "cluster": 14.0, "front": 2.0, "network": 2.0, "runtime": 1.0,
+    "instances": 2.0, "cluster": 14.0, "front": 2.0, "network": 2.0, "runtime": 1.0, "option": 1.0,
 }  # fmt: skip
 
 
@@ -189,35 +189,35 @@ def _runtime_stacks(standing: Standing) -> Iterator[Step]:
     for name in standing.stacks:
         if name.startswith(prefix):
             runtime = name.removeprefix(prefix)
-            yield StackStep(
-                id=f"runtime-{runtime}", action="delete", needs=("scale-in", f"release-{runtime}"),
-                detail=name, name=name, minutes=_MINUTES["runtime"],
-            )  # fmt: skip
+            yield _stack(f"runtime-{runtime}", name, ("scale-in", f"release-{runtime}"), "runtime")
 
 
 def _main_stacks(standing: Standing, before: Iterable[Step]) -> Iterator[Step]:
+    """Yield the stacks that runtimes hang on, and those of options, which stand alone."""
     stack_name, earlier = standing.stack_name, tuple(step.id for step in before)
-    names = {
-        "front": f"{stack_name}Stack",
-        "cluster": f"{stack_name}-cluster",
-        "network": f"{stack_name}-network",
-    }
-    action: dict[str, Action] = {
-        key: "delete" if name in standing.stacks else "none" for key, name in names.items()
-    }
-    yield StackStep(
-        id="front", action=action["front"], detail=names["front"], name=names["front"],
-        needs=tuple(one for one in earlier if one.startswith("runtime-")), minutes=_MINUTES["front"],
-    )  # fmt: skip
-    yield HinderedStackStep(
-        id="cluster", action=action["cluster"], detail=names["cluster"], name=names["cluster"],
-        needs=earlier, cluster=stack_name, minutes=_MINUTES["cluster"],
-    )  # fmt: skip
-    network = standing.stacks.get(names["network"])
-    yield HinderedStackStep(
-        id="network", action=action["network"], detail=names["network"], name=names["network"],
-        needs=("instances", "cluster"), cluster=stack_name,
-        vpc_id=network.outputs.get("VpcId", "") if network else "", minutes=_MINUTES["network"],
+    front, cluster, network = f"{stack_name}Stack", f"{stack_name}-cluster", f"{stack_name}-network"
+    runtimes = tuple(one for one in earlier if one.startswith("runtime-"))
+    if front in standing.stacks:
+        yield _stack("front", front, runtimes, "front")
+    if cluster in standing.stacks:
+        step = _stack("cluster", cluster, earlier, "cluster")
+        yield _hindered(step, stack_name)
+    if network in standing.stacks:
+        step = _stack("network", network, ("instances", "cluster"), "network")
+        yield _hindered(step, stack_name, standing.stacks[network].outputs.get("VpcId", ""))
+    for name in standing.stacks:
+        if name not in (front, cluster, network) and not name.startswith(runtime_stack_prefix(stack_name)):
+            yield _stack(name.removeprefix(f"{stack_name}-"), name, (), "option")
+
+
+def _stack(step_id: str, name: str, needs: tuple[str, ...], of: str) -> StackStep:
+    return StackStep(id=step_id, action="delete", needs=needs, detail=name, name=name, minutes=_MINUTES[of])
+
+
+def _hindered(step: StackStep, cluster: str, vpc_id: str = "") -> HinderedStackStep:
+    return HinderedStackStep(
+        id=step.id, action=step.action, needs=step.needs, detail=step.detail, name=step.name,
+        minutes=step.minutes, cluster=cluster, vpc_id=vpc_id,
     )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def test_everything_that_is_left_is_found_by_tag_or_name_and_nothing_else(aws: A
 def test_what_only_the_list_of_tags_has_is_marked(aws: Aws) -> None:
     left_behind(aws)
     unseen = [one.type for one in Tagging(aws).left("farm") if not one.is_seen]
-    assert unseen == ["ec2:vpc", "sqs:queue"]
+    assert unseen == ["sqs:queue"]
 
 
 def test_nothing_left_is_an_empty_inventory(aws: Aws) -> None:

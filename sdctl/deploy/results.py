@@ -1,0 +1,71 @@
+"""What a deployment gave back, read from its stacks: on any machine, without its record or configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sdctl.clients.aws import Aws
+from sdctl.clients.cloudformation import StackState, StackView
+from sdctl.clients.ssm import Ssm
+from sdctl.deploy.standing import own_stacks
+from sdctl.errors import NotFoundError
+from sdctl.render.runtime import runtime_stack_prefix
+from sdctl.render.stacks import logical_id, runtimes_path
+
+# Outputs of a runtime's stack that the deployment's outputs have too, each with the runtime's name behind.
+_RUNTIME_OUTPUTS = ("QueueUrl", "DeadLetterQueueUrl")
+
+
+def joined_outputs(stack_name: str, outputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return a deployment's outputs: the front's, and each runtime's queues as `QueueUrl<Logical>`.
+
+    Args:
+        stack_name: the deployment's name.
+        outputs: of its stacks, by the stacks' names.
+    """
+    prefix = runtime_stack_prefix(stack_name)
+    joined = dict(outputs.get(f"{stack_name}Stack", {}))
+    for name in sorted(outputs):
+        if name.startswith(prefix):
+            logical = logical_id(name.removeprefix(prefix))
+            joined |= {
+                f"{key}{logical}": outputs[name][key] for key in _RUNTIME_OUTPUTS if key in outputs[name]
+            }
+    return joined
+
+
+def read_runtimes(aws: Aws, stack_name: str) -> dict[str, str]:
+    """Return the runtimes that the API takes tasks for, by name, with their types."""
+    found: dict[str, str] = {}
+    for text in Ssm(aws).below(runtimes_path(stack_name)).values():
+        entry: dict[str, Any] = json.loads(text)
+        found[str(entry["name"])] = str(entry["type"])
+    return dict(sorted(found.items()))
+
+
+def front_of(stack_name: str, region: str, stacks: Mapping[str, StackView]) -> StackView:
+    """Return the front's stack.
+
+    Raises:
+        NotFoundError: there is none in this region.
+    """
+    front = stacks.get(f"{stack_name}Stack")
+    if front is None or front.state is StackState.ABSENT:
+        raise NotFoundError(
+            f"there is no deployment {stack_name} in {region}", hint="check -n, -R and --profile"
+        )
+    return front
+
+
+def read_results(aws: Aws, stack_name: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Read a deployment's outputs and its runtimes.
+
+    Raises:
+        NotFoundError: there is no such deployment in this region.
+    """
+    stacks = own_stacks(aws, stack_name)
+    front_of(stack_name, aws.region, stacks)
+    outputs = {name: view.outputs for name, view in stacks.items()}
+    return joined_outputs(stack_name, outputs), read_runtimes(aws, stack_name)
