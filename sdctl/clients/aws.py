@@ -112,10 +112,21 @@ class Aws:
                     self._clients[service] = self._make(service)
             return self._clients[service]
 
-    def renew(self) -> None:
-        """Look for credentials again, where they were found before; clients in use stay as they are."""
+    def renew(self) -> bool:
+        """Look for credentials again, where they were found before; tell whether AWS takes them now.
+
+        Clients that are in use stay as they are.
+        """
         with self._lock:
             self._session, self._clients = None, {}
+        try:
+            with aws_errors("sign in again"):
+                self.client("sts").get_caller_identity()
+        except AwsError as error:
+            if is_expired(error) or is_transient(error):
+                return False
+            raise
+        return True
 
     def account_id(self) -> str:
         """Return the 12-digit account of the credentials."""

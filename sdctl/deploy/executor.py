@@ -29,6 +29,7 @@ from sdctl.deploy.steps import (
 )
 from sdctl.errors import AwsError
 from sdctl.polling import REAL_CLOCK, Clock, Pace
+from sdctl.render.stacks import outputs_in
 
 if TYPE_CHECKING:
     from sdctl.deploy.release_steps import Releases
@@ -40,6 +41,9 @@ AWS_PACE: Final = Pace(interval_seconds=0.5, factor=1.5, ceiling_seconds=6.0)
 LOCAL_PACE: Final = Pace(interval_seconds=0.02, factor=1.5, ceiling_seconds=0.25)
 # After botocore's own attempts: a step that met no answer is begun again, in all some minutes.
 RETRY_PAUSES_SECONDS: Final = (2.0, 5.0, 15.0, 30.0, 60.0)
+SIGN_IN_PAUSE_SECONDS: Final = 5.0
+# A step that meets refused credentials more often is refused for another reason.
+MAX_RENEWALS: Final = 3
 
 
 def _carry_out_bucket(step: BucketStep, context: StepContext) -> None:
@@ -93,7 +97,7 @@ class Executor:
         clock: Clock = REAL_CLOCK,
         handlers: Mapping[type[Step], Callable[[Any, StepContext], None]] | None = None,
         releases: Releases | None = None,
-        renew: Callable[[AwsError], bool] | None = None,
+        sign_in_seconds: float = 0.0,
         new_name: Callable[[], str] = lambda: f"sdctl-{uuid4().hex[:12]}",
     ) -> None:
         """Take the session and where to report to.
@@ -107,7 +111,7 @@ class Executor:
             clock: time to use.
             handlers: how further kinds of steps are carried out, or known ones otherwise.
             releases: what installs Helm releases, where there is a cluster.
-            renew: is told that the credentials are over; tells whether there are new ones.
+            sign_in_seconds: how long new credentials are waited for, when the present ones are over.
             new_name: makes the names of change sets.
         """
         self._aws = aws
@@ -121,8 +125,9 @@ class Executor:
         self._timeout_seconds = timeout_seconds
         self._handlers = {**HANDLERS, **(handlers or {})}
         self._releases = releases
-        self._renew = renew
+        self._sign_in_seconds = sign_in_seconds
         self._new_name = new_name
+        self._known: Outputs = {}
         self._outputs: dict[str, dict[str, str]] = {}
         self._started = clock.monotonic()
         self._told = Lock()
@@ -146,7 +151,8 @@ class Executor:
             AwsError: a call failed.
             ToolError: helm failed.
         """
-        self._outputs = {name: dict(outputs) for name, outputs in (known or {}).items()}
+        self._known = known or {}
+        self._outputs = {name: dict(outputs) for name, outputs in self._known.items()}
         ended: SimpleQueue[tuple[Step, BaseException | None]] = SimpleQueue()
         waiting, running = list(plan.steps), dict[str, Thread]()
         failure: BaseException | None = None
@@ -193,14 +199,16 @@ class Executor:
         ended.put((step, error))
 
     def _perform(self, step: Step) -> None:
-        if step.action == "none":
+        if step.action == "none" and not self._is_outdated(step):
             self._tell(Event(step.id, "kept"))
-        else:
-            self._tell(Event(step.id, "started"))
-            self._persistently(step, lambda: self._carry_out(step))
-            self._tell(Event(step.id, "done"))
-        if isinstance(step, StackStep):
-            self._keep_outputs(step)
+            if isinstance(step, StackStep) and step.name not in self._outputs:
+                self._persistently(step, lambda: self._read_outputs(step.name))
+            return
+        self._tell(Event(step.id, "started"))
+        self._persistently(step, lambda: self._carry_out(step))
+        if isinstance(step, StackStep) and step.action != "delete":
+            self._persistently(step, lambda: self._read_outputs(step.name))
+        self._tell(Event(step.id, "done"))
 
     def _carry_out(self, step: Step) -> None:
         handler = self._handlers.get(type(step))
@@ -208,14 +216,24 @@ class Executor:
             raise TypeError(f"no way to {step.action} a {type(step).__name__}")
         handler(step, self._context(step.id))
 
-    def _keep_outputs(self, step: StackStep) -> None:
-        def read() -> None:
-            stack = self._cloudformation.find(step.name)
-            self._outputs[step.name] = dict(stack.outputs) if stack else {}
+    def _is_outdated(self, step: Step) -> bool:
+        """Tell whether a step that had nothing to do was planned with outputs that have changed meanwhile."""
+        match step:
+            case StackStep(parameters=value):
+                used = outputs_in(value)
+            case ReleaseStep(release=release):
+                used = outputs_in(release.values)
+            case _:
+                return False
+        return any(
+            before != self._outputs.get(one.stack, {}).get(one.name)
+            for one in used
+            if (before := self._known.get(one.stack, {}).get(one.name)) is not None
+        )
 
-        is_known = step.action == "none" and step.name in self._outputs
-        if step.action != "delete" and not is_known:
-            self._persistently(step, read)
+    def _read_outputs(self, name: str) -> None:
+        stack = self._cloudformation.find(name)
+        self._outputs[name] = dict(stack.outputs) if stack else {}
 
     def _context(self, step_id: str) -> StepContext:
         return StepContext(
@@ -228,14 +246,15 @@ class Executor:
 
         Every step takes up from whatever state there is, so that nothing is done twice.
         """
-        pauses = iter(RETRY_PAUSES_SECONDS)
+        pauses, renewals_left = iter(RETRY_PAUSES_SECONDS), MAX_RENEWALS
         while True:
             renewals = self._renewals
             try:
                 return work()
             except AwsError as error:
-                if is_expired(error):
-                    self._renewed(step, error, renewals)
+                if is_expired(error) and renewals_left:
+                    renewals_left -= 1
+                    self._sign_in(step, error, renewals)
                 elif not is_transient(error) or (pause := next(pauses, None)) is None:
                     raise
                 else:
@@ -243,15 +262,21 @@ class Executor:
                     self._tell(Event(step.id, "waiting", reason=reason))
                     self._clock.sleep(pause)
 
-    def _renewed(self, step: Step, error: AwsError, renewals: int) -> None:
-        """Get new credentials, once for all steps that fail at the same time; raise where there are none."""
+    def _sign_in(self, step: Step, error: AwsError, renewals: int) -> None:
+        """Wait for new credentials, once for all steps that fail at the same time.
+
+        Raises:
+            AwsError: the given one; there were none in time.
+        """
         with self._renewing:
             if self._renewals > renewals:
                 return
-            self._tell(Event(step.id, "waiting", reason="new credentials"))
-            if self._renew is None or not self._renew(error):
-                raise error
-            self._aws.renew()
+            self._tell(Event(step.id, "waiting", reason=f"new credentials: {error.message}"))
+            deadline = self._clock.monotonic() + self._sign_in_seconds
+            while not self._aws.renew():
+                if self._clock.monotonic() >= deadline:
+                    raise error
+                self._clock.sleep(SIGN_IN_PAUSE_SECONDS)
             self._renewals += 1
 
     def _tell(self, event: Event) -> None:

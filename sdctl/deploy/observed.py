@@ -51,7 +51,8 @@ class Observed:
 
     `bucket_regions` has the region of each bucket that exists, `unfinished_buckets` those of ours that an
     interrupted run may have left without their settings, `asset_keys` the function zips in the asset bucket.
-    `stacks` and `templates` are by stack name. `cluster` is None on the local target.
+    `stacks` and `templates` are by stack name, `image_digests` by image. `cluster` is None on the local
+    target.
     """
 
     account: str
@@ -64,6 +65,7 @@ class Observed:
     asset_keys: frozenset[str] = frozenset()
     stacks: Mapping[str, StackView] = field(default_factory=dict)
     templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    image_digests: Mapping[str, str] = field(default_factory=dict)
     cluster: ClusterFinds | None = None
     front_name: str = ""
     output_bucket_has_objects: bool = False

@@ -23,12 +23,22 @@ from sdctl.deploy.observed import (
     observe_stack,
 )
 from sdctl.deploy.release_plan import plan_releases, removed_release
-from sdctl.deploy.steps import Action, BucketStep, ObjectsStep, Plan, ServiceRoleStep, StackStep, Step
+from sdctl.deploy.steps import (
+    PROTECTION,
+    Action,
+    BucketStep,
+    ObjectsStep,
+    Plan,
+    ServiceRoleStep,
+    StackStep,
+    Step,
+)
 from sdctl.errors import ConfigError, NotFoundError
 from sdctl.render.cluster import cluster_stack
 from sdctl.render.network import network_stack
 from sdctl.render.options import option_stack_names, option_stacks
 from sdctl.render.runtime import runtime_stack, runtime_stack_prefix
+from sdctl.render.runtime_values import RuntimeFacts
 from sdctl.render.stacks import Output, Stack, front_stack, resolve, stack_tags
 
 __all__ = ["Observed", "bucket_name", "observe", "observe_stack", "plan_deploy", "stack_changes"]
@@ -99,7 +109,8 @@ def plan_deploy(
         *(_Wanted(option, stack, ()) for option, stack in option_stacks(config).items()),
     ]
     steps += [_stack_step(one, observed) for one in wanted]
-    steps += plan_releases(config, finds.releases, finds.problem, observed.outputs)
+    facts = RuntimeFacts(observed.account, observed.region, observed.model_bucket, observed.image_digests)
+    steps += plan_releases(config, facts, finds, observed.outputs)
     steps += _removed(config, observed, finds)
     return Plan(tuple(steps))
 
@@ -201,7 +212,7 @@ def _stack_step(wanted: _Wanted, observed: Observed) -> StackStep:
             template = observed.templates.get(stack.name, {})
             changes = stack_changes(stack, view, template, observed.outputs)
             if wanted.is_protected and not view.is_protected:
-                changes.append("+protection")
+                changes.append(PROTECTION)
             action = "update" if changes else "none"
             detail = f"{stack.name}: {', '.join(changes)}" if changes else stack.name
     body = stack.template.body
@@ -221,6 +232,7 @@ def _stack_step(wanted: _Wanted, observed: Observed) -> StackStep:
         is_protected=wanted.is_protected,
         is_broken=state is StackState.BROKEN,
         is_stuck=state is StackState.STUCK,
+        is_busy=state is StackState.BUSY,
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 if TYPE_CHECKING:
     from sdctl.releases import Release
     from sdctl.render.stacks import Output
+
+# In a stack's detail: what a change set does not show.
+PROTECTION: Final = "+protection"
 
 Action = Literal["create", "update", "delete", "none"]
 
@@ -69,7 +72,7 @@ class StackStep(Step):
     A parameter that is another stack's output is resolved when the step starts, so the step needs that
     stack's. `is_protected` keeps the stack from being deleted by mistake. `is_broken` says that a failed
     earlier attempt is in the way and must be deleted first; `is_stuck` that an update's rollback failed
-    and must be continued.
+    and must be continued; `is_busy` that an operation is under way.
     """
 
     kind: ClassVar[str] = "stack"
@@ -81,6 +84,7 @@ class StackStep(Step):
     is_protected: bool = False
     is_broken: bool = False
     is_stuck: bool = False
+    is_busy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

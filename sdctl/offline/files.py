@@ -7,7 +7,7 @@ placeholder with a name, as `${asset-bucket}` or `${sdoneks-cluster.ClusterEndpo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from sdctl.iam.scopes import Place
 from sdctl.offline.text import to_json, to_yaml
 from sdctl.releases import Chart, Release
 from sdctl.render.network import ZONES as MAX_ZONES
-from sdctl.render.stacks import Output, resolve
+from sdctl.render.stacks import Output, outputs_in, resolve
 
 REGION: Final = "${region}"
 ACCOUNT: Final = "${account}"
@@ -121,7 +121,7 @@ def placeholders(contents: Iterable[bytes], plan: Plan) -> dict[str, str]:
         output.placeholder: _meaning(output)
         for step in plan
         if isinstance(step, (StackStep, ReleaseStep))
-        for output in _outputs_in(step.parameters if isinstance(step, StackStep) else step.release.values)
+        for output in outputs_in(step.parameters if isinstance(step, StackStep) else step.release.values)
     }
     known = MEANINGS | outputs
     text = b"\n".join(contents)
@@ -131,7 +131,7 @@ def placeholders(contents: Iterable[bytes], plan: Plan) -> dict[str, str]:
 def with_placeholders(value: Any) -> Any:
     """Replace the outputs of stacks that are not there by their placeholders, at any depth."""
     named: dict[str, dict[str, str]] = {}
-    for output in _outputs_in(value):
+    for output in outputs_in(value):
         named.setdefault(output.stack, {})[output.name] = output.placeholder
     return resolve(value, named)
 
@@ -164,14 +164,3 @@ def _packaged_chart(chart: Chart) -> dict[str, bytes]:
     folder = Path(chart.reference)
     found = sorted(one for one in folder.rglob("*") if one.is_file())
     return {f"{chart_name(chart)}/{one.relative_to(folder).as_posix()}": one.read_bytes() for one in found}
-
-
-def _outputs_in(value: Any) -> Iterator[Output]:
-    if isinstance(value, Output):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from _outputs_in(entry)
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _outputs_in(entry)

@@ -6,7 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -90,6 +90,18 @@ def resolve(value: Any, outputs: Mapping[str, Mapping[str, str]]) -> Any:
             return type(value)(resolve(entry, outputs) for entry in value)
         case _:
             return value
+
+
+def outputs_in(value: Any) -> Iterator[Output]:
+    """Yield every `Output` in nested mappings, lists and tuples."""
+    if isinstance(value, Output):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from outputs_in(entry)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from outputs_in(entry)
 
 
 def stack_tags(config: Config) -> dict[str, str]:

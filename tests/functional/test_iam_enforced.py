@@ -23,13 +23,15 @@ from sdctl.clients.tagging import Tagging
 from sdctl.config.model import Config
 from sdctl.deploy.executor import LOCAL_PACE, Executor
 from sdctl.deploy.planner import observe, observe_stack, plan_deploy
+from sdctl.deploy.remains import REMAINS_HANDLERS
+from sdctl.deploy.standing import observe_standing
 from sdctl.deploy.steps import Plan, StackStep
 from sdctl.deploy.teardown import plan_destroy
 from sdctl.doctor.facts import Unknown
 from sdctl.doctor.needs import VPCS, runtime_needs
 from sdctl.doctor.observe import observe_aws
 from sdctl.errors import AwsError, DeployFailedError
-from sdctl.iam.calls import CALLS, INVENTORY, Purpose
+from sdctl.iam.calls import CALLS, INVENTORY, NODES, Purpose
 from sdctl.iam.policy import policy, split, stacks_of
 from sdctl.iam.scopes import Place, Scopes
 from sdctl.tasks.publish import publish
@@ -90,7 +92,7 @@ class Person:
         return next(iter(outputs.values()), {})
 
     def deploy(self, config: Config) -> dict[str, str]:
-        return self.run(plan_deploy(config, observe(self.aws, config), target="aws"))
+        return self.run(front_side(self.aws, config))
 
     def denied_by_our_own_evaluator(self, **tags: tuple[str, ...]) -> list[str]:
         asked = self.recorder.requests(ACCOUNT, **tags)
@@ -115,6 +117,13 @@ def person(root: Aws, endpoint: str) -> Callable[[Purpose, Config], Person]:
 
 def configured(stack_name: str, **more: Any) -> Config:
     return Config.model_validate({"stackName": stack_name, **more})
+
+
+def front_side(aws: Aws, config: Config) -> Plan:
+    """Plan what the emulator has: no cluster, and nothing of what needs one."""
+    plan = plan_deploy(config, observe(aws, config, target="aws"), target="aws")
+    stacks = {"network", "cluster", *(f"runtime-{runtime.name}" for runtime in config.runtimes)}
+    return Plan(tuple(step for step in plan if step.id not in stacks and step.kind != "release"))
 
 
 def broken(plan: Plan, mend: Callable[[dict[str, Any]], None]) -> Plan:
@@ -142,9 +151,9 @@ def live_through_everything(deployer: Person, config: Config) -> None:
     """Create, fail, recover, change, change nothing, continue a rollback: every branch of the executor."""
     aws = deployer.aws
     with pytest.raises(DeployFailedError):
-        deployer.run(broken(plan_deploy(config, observe(aws, config), target="aws"), add_bad_role))
+        deployer.run(broken(front_side(aws, config), add_bad_role))
     assert deployer.deploy(config)["TaskTableName"]
-    assert deployer.run(broken(plan_deploy(config, observe(aws, config), target="aws"), leave_as_it_is))
+    assert deployer.run(broken(front_side(aws, config), leave_as_it_is))
     # The emulator has no update whose rollback fails: the call is made, and refused for the stack's state.
     with pytest.raises(AwsError) as refused:
         CloudFormation(aws).continue_rollback(config.front_stack_name)
@@ -267,7 +276,10 @@ def test_a_destroyer_takes_everything_down_and_is_allowed_nothing_more(
     config = configured("gone")
     outputs = Person(root, {}, Recorder(root)).deploy(config)
     destroyer = person("destroy", config)
-    destroyer.run(plan_destroy(config, observe_stack(destroyer.aws, "gone"), target="aws"))
+    standing = observe_standing(destroyer.aws, "gone", environment={})
+    Executor(destroyer.aws, lambda _: None, pace=LOCAL_PACE, handlers=REMAINS_HANDLERS).run(
+        plan_destroy(standing)
+    )
     assert observe_stack(root, "gone").front is None
     buckets = {bucket["Name"] for bucket in root.client("s3").list_buckets()["Buckets"]}
     assert outputs["OutputS3Bucket"] not in buckets
@@ -275,9 +287,10 @@ def test_a_destroyer_takes_everything_down_and_is_allowed_nothing_more(
     assert [one.type for one in left] == ["s3:bucket"]
     assert left[0].id.startswith("gone-model-bucket-")
     assert destroyer.denied_by_our_own_evaluator() == []
-    # What only an inventory of machines and prices calls is proven beside it.
+    # What only nodes and an inventory of machines and prices need is proven beside it.
     listed = {(call.service, call.operation) for call in CALLS["destroy"]}
     assert destroyer.recorder.operations <= listed
-    assert listed - destroyer.recorder.operations <= {(call.service, call.operation) for call in INVENTORY}
+    beside = {(call.service, call.operation) for call in (*NODES, *INVENTORY)}
+    assert listed - destroyer.recorder.operations <= beside
     with pytest.raises(AwsError, match="not authorized"):
         destroyer.deploy(config)
