@@ -109,6 +109,17 @@ def region() -> str:
     return found
 
 
+def session() -> Aws:
+    """Return an AWS session of the global options, for what has no record.
+
+    Raises:
+        ConfigError: nothing names a region.
+    """
+    from sdctl.clients.aws import Aws, AwsAccess
+
+    return Aws(AwsAccess(region(), profile=context.current().profile))
+
+
 def local_target(stack_name: str, folder: Path | None = None) -> LocalTarget:
     """Return a deployment on this machine, of the folder we are in unless another is given."""
     from sdctl.deployments import home
