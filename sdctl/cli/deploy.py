@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from sdctl.cli import access, context, output
+from sdctl.cli.progress import Progress, progress
+from sdctl.deployments import Deployment, home
 from sdctl.errors import RemoteError
 
 if TYPE_CHECKING:
+    from sdctl.clients.aws import Aws
+    from sdctl.clients.cloudformation import ResourceChange
     from sdctl.config.load import Loaded
+    from sdctl.config.model import Config
+    from sdctl.deploy.preview import Preview
     from sdctl.deploy.steps import Event, Plan
-    from sdctl.deployments import Deployment
 
 _LOCAL: Final = "local"
+_AWS: Final = "aws"
+# How long somebody at a terminal has to sign in again, in another one.
+_SIGN_IN_SECONDS: Final = 1800.0
 
 
 class NotYetError(RemoteError):
     """This command cannot do that on AWS yet."""
 
     code = "not_supported_yet"
+
+
+class UnfitError(RemoteError):
+    """The look before a deploy found what would make it fail."""
+
+    code = "unfit"
 
 
 def deploy(
@@ -51,6 +68,9 @@ def deploy(
     seconds_per_image: Annotated[
         float, typer.Option(min=0, max=3600, help="Local: how long the built-in runtime draws.")
     ] = 0.0,
+    skip_doctor: Annotated[
+        bool, typer.Option("--skip-doctor", help="AWS: do not look at quotas, names and permissions first.")
+    ] = False,
 ) -> None:
     """Deploy what sdctl.yaml describes, or the guide's defaults where there is none."""
     from sdctl.config.load import Overrides, load_config
@@ -63,18 +83,20 @@ def deploy(
     if dry_run:
         _write_config(loaded)
     if plan or dry_run:
-        show_plan(_planned(loaded))
+        _show_planned(loaded)
         return
-    if options.target != _LOCAL:
-        raise NotYetError(
-            "the cluster cannot be applied to AWS yet", hint="sdctl deploy --plan, or --target local"
-        )
-    deployment = _apply_locally(loaded, runtime_url or [], seconds_per_image)
+    if options.target == _LOCAL:
+        deployment = _apply_locally(loaded, runtime_url or [], seconds_per_image)
+    else:
+        deployment = _apply_on_aws(loaded, skip_doctor=skip_doctor)
     document = {
         "stack_name": deployment.stack_name, "region": deployment.region, "target": deployment.target,
         "outputs": deployment.outputs,
     }  # fmt: skip
     output.result(document, lambda: output.pairs(deployment.outputs))
+    if deployment.target != _LOCAL:
+        output.note("Next: sdctl verify draws a first picture, sdctl kubeconfig gives access to the cluster")
+        return
     output.note('Next: sdctl submit t2i "A dog" --wait --download out')
 
 
@@ -106,28 +128,129 @@ def _report(event: Event) -> None:
         output.detail(f"{event.step}: {event.status}")
 
 
-def _planned(loaded: Loaded) -> Plan:
+def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
+    from sdctl.deploy.apply import Machine, apply_plan, deployment_outputs
+    from sdctl.deploy.display import summary
+    from sdctl.deploy.lock import this_process
+    from sdctl.deploy.planner import observe, plan_deploy
+
+    config, env = loaded.config, context.environment()
+    aws = _session(loaded)
+    if not skip_doctor:
+        _examine(config)
+    output.note(f"reading what there is in {aws.region}…")
+    observed = observe(aws, config, target=_AWS, environment=env)
+    found = _previewed(aws, plan_deploy(config, observed, target=_AWS), observed.outputs)
+    outputs: Mapping[str, Mapping[str, str]] = observed.outputs
+    if found.plan.changes:
+        _ask(found, config.stack_name, f"{observed.region} of account {observed.account}")
+        machine = Machine(home(env), env, this_process("deploy"))
+        with progress(found.plan) as shown:
+            try:
+                outputs = apply_plan(
+                    aws, config, found.plan, observed, machine, report=shown.report,
+                    sign_in_seconds=_SIGN_IN_SECONDS if sys.stderr.isatty() else 0.0,
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                _tell_unfinished(shown)
+                raise
+    else:
+        output.note(summary(found.plan))
+    deployment = Deployment(
+        stack_name=config.stack_name, region=aws.region, target=_AWS, folder=str(Path.cwd()),
+        outputs=deployment_outputs(config, outputs), deployed_at=datetime.now(UTC).isoformat(),
+        runtimes={runtime.name: runtime.type for runtime in config.runtimes},
+        profile=context.current().profile or "",
+    )  # fmt: skip
+    context.deployments().record(deployment)
+    return deployment
+
+
+def _session(loaded: Loaded) -> Aws:
+    from sdctl.clients.aws import Aws, AwsAccess
+    from sdctl.config.load import check_region
+
+    region = access.region()
+    check_region(loaded, region)
+    return Aws(AwsAccess(region=region, profile=context.current().profile))
+
+
+def _examine(config: Config) -> None:
+    """Look before the leap, as `sdctl doctor` does.
+
+    Raises:
+        UnfitError: a check failed.
+    """
+    from sdctl.cli.doctor import examine
+    from sdctl.doctor.check import FAIL, WARN
+
+    checks = examine(config)
+    for check in checks:
+        if check.result == WARN:
+            output.warn(f"{check.id}: {check.found}. {check.why} {check.fix}".rstrip())
+    failed = [check for check in checks if check.result == FAIL]
+    if failed:
+        lines = [f"  {check.id}: {check.found}. {check.why}\n    fix: {check.fix}" for check in failed]
+        raise UnfitError(
+            "\n".join([f"{len(failed)} of {len(checks)} checks fail, nothing was changed:", *lines]),
+            hint="mend these, or go on regardless with --skip-doctor",
+        )
+
+
+def _previewed(aws: Aws, plan: Plan, outputs: Mapping[str, Mapping[str, str]]) -> Preview:
+    from sdctl.deploy.preview import preview
+
+    return preview(aws, plan, outputs)
+
+
+def _ask(found: Preview, stack_name: str, place: str) -> None:
+    """Show what will be done, on stderr, and go on only with a yes."""
+    from sdctl.deploy.display import change_lines, plan_rows, summary
+
+    rows = [row for row in plan_rows(found.plan) if row["action"] != "none"]
+    output.note(output.table(rows, ["action", "kind", "id", "detail"]))
+    for line in change_lines(found.plan, found.changes):
+        output.note(line)
+    replaced = "".join(f" {change.resource} of {step} is REPLACED." for step, change in found.replacements)
+    if not output.confirm(f"{summary(found.plan)}{replaced} Deploy {stack_name} into {place}?"):
+        raise typer.Exit(1)
+
+
+def _tell_unfinished(shown: Progress) -> None:
+    names = ", ".join(shown.running) or "nothing"
+    output.note(
+        f"Interrupted. What AWS was asked for goes on there ({names}). The same command takes it up again; "
+        "sdctl destroy takes it away."
+    )
+
+
+def _show_planned(loaded: Loaded) -> None:
     options, config = context.current(), loaded.config
     if options.target == _LOCAL:
         from sdctl.local.apply import plan_local
 
-        return plan_local(access.local_target(config.stack_name), config, region=options.region)
-    from sdctl.clients.aws import Aws, AwsAccess
+        show_plan(plan_local(access.local_target(config.stack_name), config, region=options.region))
+        return
     from sdctl.deploy.planner import observe, plan_deploy
 
-    aws = Aws(AwsAccess(region=access.region(), profile=options.profile))
-    return plan_deploy(config, observe(aws, config, target="aws", environment=context.environment()), target="aws")
+    aws = _session(loaded)
+    observed = observe(aws, config, target=_AWS, environment=context.environment())
+    found = _previewed(aws, plan_deploy(config, observed, target=_AWS), observed.outputs)
+    show_plan(found.plan, found.changes)
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: Plan, changes: Mapping[str, Sequence[ResourceChange]] | None = None) -> None:
     """Print a plan, of a deploy or of a teardown, as the command's result."""
-    from sdctl.deploy.display import plan_document, plan_rows
+    from sdctl.deploy.display import change_lines, plan_document, plan_rows, summary
+
+    found = changes or {}
 
     def text() -> str:
-        rows = output.table(plan_rows(plan), ["action", "kind", "id", "detail"])
-        return f"{rows}\n{len(plan.changes)} of {len(plan.steps)} steps change something."
+        lines = [output.table(plan_rows(plan), ["action", "kind", "id", "detail"])]
+        lines += change_lines(plan, found)
+        return "\n".join([*lines, summary(plan)])
 
-    output.result(plan_document(plan), text)
+    output.result(plan_document(plan, found), text)
 
 
 def _write_config(loaded: Loaded) -> None:

@@ -1,0 +1,127 @@
+"""Applying the plan of a deploy on AWS: one at a time, with helm where releases change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sdctl.clients.aws import Aws
+from sdctl.clients.helm_binary import find_helm
+from sdctl.clients.s3 import S3
+from sdctl.config.model import Config
+from sdctl.deploy.context import StoppedError
+from sdctl.deploy.executor import Executor
+from sdctl.deploy.lock import Holder, deploy_lock
+from sdctl.deploy.observed import Observed
+from sdctl.deploy.release_steps import Releases
+from sdctl.deploy.steps import BucketStep, Event, Plan, ReleaseStep
+from sdctl.errors import ConflictError, NotFoundError, ToolError
+from sdctl.render.runtime import runtime_stack_name
+from sdctl.render.stacks import logical_id, outputs_in
+
+_OF_RUNTIMES: Final = ("QueueUrl", "DeadLetterQueueUrl")
+_IMAGE: Final = "image "
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What of this machine a deploy uses: the state folder, the environment, and who is at it."""
+
+    home: Path
+    environment: Mapping[str, str]
+    holder: Holder
+
+
+def require_helm(plan: Plan, machine: Machine) -> Path | None:
+    """Find helm, before anything is made that would need it; None where the plan has no release to change.
+
+    Raises:
+        ToolError: there is none.
+    """
+    if not any(isinstance(step, ReleaseStep) for step in plan.changes):
+        return None
+    helm = find_helm(machine.home, machine.environment)
+    if helm is None:
+        raise ToolError("helm is not installed", hint="sdctl doctor --fix installs it")
+    return helm
+
+
+def check_images(plan: Plan) -> None:
+    """Refuse a plan whose runtimes' images could not be pinned.
+
+    Raises:
+        NotFoundError: names the images.
+    """
+    steps = [step for step in plan.changes if isinstance(step, ReleaseStep)]
+    used = (one.stack for step in steps for one in outputs_in(step.release.values))
+    unknown = sorted({stack.removeprefix(_IMAGE) for stack in used if stack.startswith(_IMAGE)})
+    if unknown:
+        raise NotFoundError(
+            f"the registry does not tell the digest of {', '.join(unknown)}",
+            hint="is it there, and reachable from here? or name an image of your own in extraValues.runtime."
+            "inferenceApi.image",
+        )
+
+
+def apply_plan(
+    aws: Aws,
+    config: Config,
+    plan: Plan,
+    observed: Observed,
+    machine: Machine,
+    *,
+    report: Callable[[Event], None],
+    sign_in_seconds: float = 0.0,
+) -> dict[str, dict[str, str]]:
+    """Carry out the plan of a deploy on AWS, and return the outputs by stack name.
+
+    Args:
+        aws: the session.
+        config: what is wanted.
+        plan: how it comes about.
+        observed: what the plan was made from.
+        machine: of whoever deploys.
+        report: is told of every event.
+        sign_in_seconds: how long new credentials are waited for.
+
+    Raises:
+        ConflictError: another deploy or destroy of this stack is at work.
+        DeployFailedError: a stack failed.
+        ToolError: helm is missing, or failed.
+        AwsError: a call failed.
+    """
+    helm = require_helm(plan, machine)
+    check_images(plan)
+    s3 = S3(aws)
+    for step in plan.changes:
+        if isinstance(step, BucketStep) and step.name == observed.asset_bucket:
+            s3.create_bucket(step.name, step.tags)  # the lock lies in it
+    with ExitStack() as resources:
+        releases = None
+        if helm is not None:
+            charts = [step.release.chart for step in plan.changes if isinstance(step, ReleaseStep)]
+            releases = resources.enter_context(
+                Releases(aws, config.stack_name, helm, environment=machine.environment, charts=charts)
+            )
+        executor = Executor(aws, report, releases=releases, sign_in_seconds=sign_in_seconds)
+        resources.enter_context(
+            deploy_lock(s3, observed.asset_bucket, config.stack_name, machine.holder, on_loss=executor.stop)
+        )
+        try:
+            return executor.run(plan, observed.outputs)
+        except StoppedError as error:
+            raise ConflictError(
+                "another deploy or destroy has taken this stack over", hint="sdctl status"
+            ) from error
+
+
+def deployment_outputs(config: Config, outputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return what a deployment tells its users: the front's outputs, and each runtime's queues."""
+    found = dict(outputs.get(config.front_stack_name, {}))
+    for runtime in config.runtimes:
+        own = outputs.get(runtime_stack_name(config.stack_name, runtime.name), {})
+        found |= {f"{name}{logical_id(runtime.name)}": own[name] for name in _OF_RUNTIMES if name in own}
+    return found
