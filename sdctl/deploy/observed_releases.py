@@ -18,11 +18,9 @@ from sdctl.clients.aws import Aws
 from sdctl.clients.cluster_access import find_cluster
 from sdctl.clients.helm import digest_of
 from sdctl.clients.helm_commands import description_of
-from sdctl.clients.kubernetes import Kind, connect
 from sdctl.errors import ToolError
 from sdctl.releases import Release
 
-_SECRETS: Final = Kind("", "v1", "secrets", "Secret")
 # The last revision of a release is never superseded; what is, is history.
 _SELECTOR: Final = "owner=helm,status!=superseded"
 _GZIP: Final = 16 + zlib.MAX_WBITS
@@ -53,8 +51,10 @@ def read_releases(aws: Aws, stack_name: str, environment: Mapping[str, str]) -> 
     Raises:
         SdctlError: there is no cluster, it cannot be reached, or does not let us in.
     """
+    from sdctl.clients.kubernetes import SECRETS, connect  # heavy, and what only plans needs none of it
+
     with connect(aws, find_cluster(aws, stack_name), environment=environment) as kubernetes:
-        secrets = kubernetes.list(_SECRETS, labels=_SELECTOR)
+        secrets = kubernetes.list(SECRETS, labels=_SELECTOR)
     last: dict[tuple[str, str], ReleaseView] = {}
     for secret in secrets:
         view = _view(secret)

@@ -84,10 +84,14 @@ def stacks_of(config: Config, *, partition: str) -> tuple[Stack, ...]:
     front = front_stack(config, target="aws", model_bucket=bucket, asset_bucket="", code_keys=keys)
     network = network_stack(config, partition=partition)
     cluster = cluster_stack(config, model_bucket=bucket)
+    stacks = (front, network, cluster, any_runtime_stack(config), *option_stacks(config).values())
+    return tuple(stack for stack in stacks if stack is not None)
+
+
+def any_runtime_stack(config: Config) -> Stack:
+    """Render the stack of a runtime whose name is a wildcard."""
     any_runtime = config.runtimes[0].model_copy(update={"name": "*"})
-    runtimes = runtime_stack(config, any_runtime, target="aws")
-    options = option_stacks(config).values()
-    return tuple(stack for stack in (front, network, cluster, runtimes, *options) if stack is not None)
+    return runtime_stack(config, any_runtime, target="aws")
 
 
 def policy(

@@ -19,12 +19,14 @@ from sdctl.deploy.observed import ClusterFinds, Observed, bucket_name
 from sdctl.deploy.planner import plan_deploy
 from sdctl.deploy.steps import ObjectsStep, Plan, ReleaseStep, StackStep, Step
 from sdctl.iam.calls import PURPOSES
-from sdctl.iam.policy import policy, split, stacks_of
+from sdctl.iam.policy import any_runtime_stack, policy, split
 from sdctl.iam.scopes import Place
 from sdctl.offline.text import to_json, to_yaml
 from sdctl.releases import Chart, Release
+from sdctl.render.engine import Rendered
 from sdctl.render.network import ZONES as MAX_ZONES
-from sdctl.render.stacks import Output, outputs_in, resolve
+from sdctl.render.runtime import runtime_stack_name
+from sdctl.render.stacks import Output, Stack, outputs_in, resolve
 
 REGION: Final = "${region}"
 ACCOUNT: Final = "${account}"
@@ -102,10 +104,21 @@ def chart_name(chart: Chart) -> str:
     return f"charts/{Path(chart.reference).name}" if _is_packaged(chart) else chart.reference
 
 
-def policy_files(config: Config, where: Where) -> dict[str, bytes]:
-    """Return the policies of each purpose, in documents that are short enough for IAM."""
+def policy_files(config: Config, where: Where, plan: Plan) -> dict[str, bytes]:
+    """Return the policies of each purpose, in documents that are short enough for IAM.
+
+    Args:
+        config: the configuration.
+        where: region and account, as far as they are known.
+        plan: holds the rendered stacks.
+    """
     place = Place(where.region or REGION, where.account or "*")
-    stacks = stacks_of(config, partition=place.partition)
+    own = {runtime_stack_name(config.stack_name, runtime.name) for runtime in config.runtimes}
+    stacks = [
+        Stack(step.name, Rendered(step.name, "", json.loads(step.body)))
+        for step in plan
+        if isinstance(step, StackStep) and step.name not in own
+    ] + [any_runtime_stack(config)]
     found = {}
     for purpose in PURPOSES:
         documents = split(policy(purpose, config, place, stacks=stacks))

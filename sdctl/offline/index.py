@@ -71,6 +71,8 @@ def plan_json(
 
 
 def _commands(step: Step) -> Iterator[str]:
+    if step.action == "none":
+        return
     match step:
         case BucketStep():
             yield f"aws s3api head-bucket --bucket {_word(step.name)} || aws s3 mb {_word(f's3://{step.name}')}"

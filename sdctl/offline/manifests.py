@@ -37,17 +37,18 @@ def manifest_files(
     program = find_helm(home, environment)
     if program is None:
         return {}, "no manifests: helm is not found; sdctl doctor --fix installs it"
-    with Helm(program, environment=environment) as helm:
-        try:
-            version = helm.version.text
-        except ToolError as error:
-            return {}, f"no manifests: {error.message}"
+    with Helm(program, environment=environment) as helm, ThreadPoolExecutor(_WORKERS) as pool:
 
         def render(release: Release) -> dict[str, bytes]:
             shown = replace(release, values=with_placeholders(release.values))
             text = helm.template(shown, kubernetes_version=kubernetes_version)
             return {release_path(release, "manifests"): text.encode()}
 
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            rendered = list(pool.map(render, releases.values()))
+        asked = pool.submit(lambda: helm.version.text)
+        running = [pool.submit(render, release) for release in releases.values()]
+        try:
+            version = asked.result()
+        except ToolError as error:
+            return {}, f"no manifests: {error.message}"
+        rendered = [one.result() for one in running]
     return dict(zip(releases, rendered, strict=True)), f"manifests are as helm {version} renders them"

@@ -43,7 +43,7 @@ def render_all(
     notes += _add_manifests(plan, sent, home, environment)
     files = {path: content for of_step in sent.values() for path, content in of_step.items()}
     if target == "aws":
-        files |= policy_files(config, where)
+        files |= policy_files(config, where, plan)
     named = placeholders((content for path, content in files.items() if not path.endswith(".zip")), plan)
     head = {"stack_name": config.stack_name, "region": where.region or None, "target": target}
     steps = [Sent(step, tuple(sent[step.id])) for step in plan]
