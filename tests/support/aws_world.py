@@ -15,11 +15,11 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import boto3
 import yaml
@@ -38,6 +38,7 @@ from support.eks_tokens import is_good
 from support.emulator import running_emulator
 from support.kubernetes_api import KubernetesApi
 
+T = TypeVar("T")
 ACCOUNT: Final = "123456789012"
 REGION: Final = "us-west-2"
 STACK: Final = "sdoneks"
@@ -141,6 +142,53 @@ class World:
         """Return a stack's outputs."""
         found = self.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
         return {one["OutputKey"]: one["OutputValue"] for one in found.get("Outputs", ())}
+
+    def buckets(self) -> list[str]:
+        """List the buckets."""
+        return [one["Name"] for one in self.client("s3").list_buckets()["Buckets"]]
+
+    def pending_change_sets(self) -> list[str]:
+        """List the change sets that were made and never carried out."""
+        client = self.client("cloudformation")
+        return [
+            one["ChangeSetName"]
+            for stack in self.stacks()
+            for one in client.list_change_sets(StackName=stack)["Summaries"]
+            if one["ExecutionStatus"] != "EXECUTE_COMPLETE"
+        ]
+
+    def wait(self, probe: Callable[[], T], awaited: str, *, seconds: float = 15.0) -> T:
+        """Ask until there is something, and return it."""
+        deadline = time.monotonic() + seconds
+        while not (found := probe()):
+            assert time.monotonic() < deadline, f"no {awaited} within {seconds} s"
+            time.sleep(0.05)
+        return found
+
+    def left(self) -> list[str]:
+        """List what of a deployment is there that costs or stands in the way, but for kept buckets."""
+        ec2, iam = self.client("ec2"), self.client("iam")
+        instances = [one for held in ec2.describe_instances()["Reservations"] for one in held["Instances"]]
+        gateways = ec2.describe_nat_gateways()["NatGateways"]
+        return sorted([
+            *(one["InstanceId"] for one in instances if one["State"]["Name"] != "terminated"),
+            *(one["NatGatewayId"] for one in gateways if one["State"] != "deleted"),
+            *(one["PublicIp"] for one in ec2.describe_addresses()["Addresses"]),
+            *(one["NetworkInterfaceId"] for one in ec2.describe_network_interfaces()["NetworkInterfaces"]),
+            *(one["LaunchTemplateId"] for one in ec2.describe_launch_templates()["LaunchTemplates"]),
+            *(one["VpcId"] for one in ec2.describe_vpcs()["Vpcs"] if not one["IsDefault"]),
+            *(one["InstanceProfileName"] for one in iam.list_instance_profiles()["InstanceProfiles"]),
+            *(one["RoleName"] for one in iam.list_roles()["Roles"] if "aws-service-role" not in one["Path"]),
+            *self.client("eks").list_clusters()["clusters"],
+            *self.client("sqs").list_queues().get("QueueUrls", ()),
+            *(one["TopicArn"] for one in self.client("sns").list_topics()["Topics"]),
+            *self.client("dynamodb").list_tables()["TableNames"],
+            *(one["FunctionName"] for one in self.client("lambda").list_functions()["Functions"]),
+            *(one["logGroupName"] for one in self.client("logs").describe_log_groups()["logGroups"]),
+            *(one["AlarmName"] for one in self.client("cloudwatch").describe_alarms()["MetricAlarms"]),
+            *(one["Name"] for one in self.client("ssm").describe_parameters()["Parameters"]),
+            *(one["id"] for one in self.client("apigateway").get_rest_apis()["items"]),
+        ])  # fmt: skip
 
     def releases(self) -> dict[str, str]:
         """Return the last state of each Helm release, by `namespace/name`."""

@@ -136,7 +136,17 @@ class KubernetesApi:
         self._loop.close()
 
     def wipe(self) -> None:
-        """Begin anew, as the API of another cluster; for `authenticate` and `intercept` alone to call."""
+        """Begin anew, as the API of another cluster."""
+        if threading.get_ident() == self._thread.ident:  # called from `authenticate` or `intercept`
+            self._begin()
+            return
+
+        async def begin() -> None:
+            self._begin()
+
+        self._call(begin())
+
+    def _begin(self) -> None:
         self.store = Store(self._changed, has_operators=self._has_operators)
 
     def objects(self, kind: str, namespace: str = "") -> list[Object]:
@@ -183,7 +193,7 @@ class KubernetesApi:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _start(self) -> None:
-        self.store = Store(self._changed, has_operators=self._has_operators)
+        self._begin()
         app = web.Application(client_max_size=64 << 20)
         app.router.add_route("*", "/{tail:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

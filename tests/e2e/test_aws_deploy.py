@@ -1,0 +1,170 @@
+"""The life of a deployment on AWS: the real command line against all that it talks to but AWS itself."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from support.aws_world import STACK, World, aws_world
+from support.cli import Ran
+
+RUNTIME = {"name": "comfy", "namespace": "comfy", "type": "comfyui", "dynamicModel": False}
+STACKS = {"sdoneks-network", "sdoneks-cluster", "sdoneksStack", "sdoneks-runtime-sdruntime"}
+RELEASES = {"kube-system/karpenter-crd", "kube-system/karpenter", "keda/keda", "sdruntime/sdruntime"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with aws_world(tmp_path_factory.mktemp("world")) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def deployed(world: World) -> World:
+    succeeded(world.deploy())
+    return world
+
+
+def succeeded(ran: Ran) -> Ran:
+    assert ran.code == 0, f"{ran.stdout}\n{ran.stderr}"
+    return ran
+
+
+def changed_in_the_cluster(world: World, since: int) -> list[str]:
+    """List the writes to the cluster; a server-side dry run writes nothing."""
+    return [
+        f"{one.method} {one.path}"
+        for one in world.api.requests[since:]
+        if one.method != "GET" and "dryRun" not in one.query
+    ]
+
+
+def changed_in_aws(world: World, since: int) -> list[str]:
+    """List the calls that make, change or delete something, but for the lock that every deploy takes."""
+    reads = ("Describe", "List", "Get", "Head", "GET", "HEAD", "Simulate", "Lookup")
+    return [
+        f"{call.service} {call.operation}"
+        for call in world.proxy.calls[since:]
+        if not call.operation.startswith(reads) and "/locks/" not in call.operation
+    ]
+
+
+def test_a_deploy_from_nothing_makes_every_stack_and_release(deployed: World) -> None:
+    stacks = deployed.stacks()
+    assert stacks.keys() == STACKS
+    assert set(stacks.values()) == {"CREATE_COMPLETE"}
+    assert deployed.releases() == dict.fromkeys(RELEASES, "deployed")
+    account = deployed.client("eks").describe_cluster(name=STACK)["cluster"]
+    assert account["tags"]["sdctl:stack"] == STACK
+
+
+def test_its_outputs_are_the_guides_and_the_front_stacks_own(deployed: World) -> None:
+    outputs = succeeded(deployed.run("outputs", "-o", "json")).document
+    own = deployed.outputs(f"{STACK}Stack")
+    for name in (
+        "FrontApiEndpoint", "sdNotificationLambdaARN", "sdNotificationOutputARN", "sdNotificationOutputArn",
+        "OutputS3Bucket", "GetAPIKeyCommand", "ConfigCommand",
+    ):  # fmt: skip
+        assert outputs[name] == own[name]
+
+
+def test_a_second_deploy_changes_nothing(deployed: World) -> None:
+    calls, requests = len(deployed.proxy.calls), len(deployed.api.requests)
+    again = succeeded(deployed.deploy("-o", "json"))
+    assert again.document["stack_name"] == STACK
+    assert changed_in_aws(deployed, calls) == []
+    assert changed_in_the_cluster(deployed, requests) == []
+
+
+def test_the_plan_of_what_is_deployed_has_nothing_to_do(deployed: World) -> None:
+    plan = succeeded(deployed.run("deploy", "--plan", "-o", "json")).document
+    assert {step["id"]: step["action"] for step in plan["steps"]} == {
+        step["id"]: "none" for step in plan["steps"]
+    }
+
+
+def test_a_runtime_comes_changes_and_goes_and_nothing_else_is_touched(deployed: World) -> None:
+    before = {name: fingerprint(deployed, name) for name in STACKS}
+    first = deployed.config["modelsRuntime"]
+
+    deployed.write_config(modelsRuntime=[*first, RUNTIME])
+    succeeded(deployed.deploy())
+    assert deployed.stacks().keys() == STACKS | {"sdoneks-runtime-comfy"}
+    assert deployed.releases()["comfy/comfy"] == "deployed"
+
+    scaling = {"runtime": {"scaling": {"maxReplicaCount": 3}}}
+    deployed.write_config(modelsRuntime=[*first, RUNTIME | {"extraValues": scaling}])
+    calls = len(deployed.proxy.calls)
+    succeeded(deployed.deploy())
+    assert "cloudformation CreateChangeSet" not in changed_in_aws(deployed, calls)
+    [scaled] = deployed.api.objects("ScaledObject", "comfy")
+    assert scaled["spec"]["maxReplicaCount"] == 3
+
+    deployed.write_config(modelsRuntime=first)
+    succeeded(deployed.deploy())
+    assert deployed.stacks().keys() == STACKS
+    assert "comfy/comfy" not in deployed.releases()
+    assert deployed.api.objects("Deployment", "comfy") == []
+    assert {name: fingerprint(deployed, name) for name in STACKS} == before
+
+
+def fingerprint(world: World, stack: str) -> tuple[str, int]:
+    """Say which events a stack has seen: any change adds some."""
+    events = world.client("cloudformation").describe_stack_events(StackName=stack)["StackEvents"]
+    return events[0]["EventId"], len(events)
+
+
+def test_a_task_submitted_through_the_deployed_api_reaches_its_runtimes_queue(deployed: World) -> None:
+    outputs = deployed.outputs(f"{STACK}Stack")
+    key = deployed.client("apigateway").get_api_key(apiKey=outputs["ApiKeyId"], includeValue=True)["value"]
+    path = f"restapis/{outputs['RestApiId']}/{outputs['ApiStageName']}/_user_request_/"
+    access = {"SDCTL_ENDPOINT": f"{deployed.emulator_url}/{path}", "SDCTL_API_KEY": key}
+    task = succeeded(deployed.run("submit", "t2i", "A dog", "-o", "json", environment=access)).document
+    assert task["status"] == "queued"
+    queue = deployed.outputs("sdoneks-runtime-sdruntime")["QueueUrl"]
+    received = deployed.wait(
+        lambda: deployed.client("sqs").receive_message(QueueUrl=queue, WaitTimeSeconds=1).get("Messages"),
+        "the message",
+    )
+    assert task["id"] in received[0]["Body"]
+
+
+def test_without_a_key_the_deployed_api_answers_401(deployed: World) -> None:
+    outputs = deployed.outputs(f"{STACK}Stack")
+    path = f"restapis/{outputs['RestApiId']}/{outputs['ApiStageName']}/_user_request_/v1alpha2/tasks"
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(f"{deployed.emulator_url}/{path}", timeout=10)
+    with caught.value as answer:
+        assert (answer.code, json.load(answer)["error"]["code"]) == (401, "unauthorized")
+
+
+def test_status_shows_what_runs(deployed: World) -> None:
+    deployed.controllers.demand("sdruntime", 1)
+    deployed.wait(lambda: deployed.api.objects("NodeClaim"), "GPU node")
+    status = succeeded(deployed.run("status", "-o", "json")).document
+    assert "sdruntime" in json.dumps(status)
+    text = succeeded(deployed.run("status")).stdout
+    for word in ("sdoneks-cluster", "sdruntime", "g5.xlarge"):
+        assert word in text
+
+
+def test_any_machine_that_may_can_ask_for_it(
+    deployed: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = {"SDCTL_HOME": str(tmp_path_factory.mktemp("elsewhere"))}
+    words = ("-n", STACK, "-R", "us-west-2", "-o", "json")
+    outputs = succeeded(deployed.run("outputs", *words, environment=elsewhere)).document
+    assert outputs["OutputS3Bucket"] == deployed.outputs(f"{STACK}Stack")["OutputS3Bucket"]
+    succeeded(deployed.run("status", *words, environment=elsewhere))
+
+
+def test_destroy_ends_a_deployment_at_work_and_proves_that_nothing_is_left(deployed: World) -> None:
+    deployed.controllers.demand("sdruntime", 2)
+    deployed.wait(lambda: len(deployed.api.objects("NodeClaim")) >= 2, "two GPU nodes")
+    succeeded(deployed.run("destroy", "--yes", "--prove"))
+    assert deployed.stacks() == {}
+    assert deployed.left() == []
