@@ -59,7 +59,7 @@ def test_names_are_the_runtimes_and_every_object_says_whose_it_is(name: str) -> 
         assert labels["app.kubernetes.io/part-of"] == "sdctl"
         is_volume = one["kind"].startswith("PersistentVolume")
         assert is_volume or one["metadata"]["name"] == chart.RELEASE
-        is_global = one["kind"] in ("PersistentVolume", "NodePool", "EC2NodeClass", "NodeOverlay")
+        is_global = one["kind"] in chart.GLOBAL_KINDS
         assert one["metadata"].get("namespace") == (None if is_global else chart.NAMESPACE)
 
 

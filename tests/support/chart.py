@@ -26,6 +26,10 @@ CHART = ROOT / "charts" / "sd-on-eks"
 CI = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))}
 # Where the CRDs of Karpenter and KEDA are; what they refuse is tested only there.
 CRDS = os.environ.get("SDCTL_CRD_DIR", "")
+GLOBAL_KINDS = {
+    "EC2NodeClass", "NodeOverlay", "NodePool", "PersistentVolume", "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}  # fmt: skip
 RELEASE, NAMESPACE = "sdruntime", "farm"
 
 

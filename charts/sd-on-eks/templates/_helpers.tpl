@@ -210,5 +210,5 @@ capabilities:
 {{/* Whether there are files to mount: of the type, or scripts of ours. */}}
 {{- define "sd-on-eks.hasFiles" -}}
 {{- $type := include "sd-on-eks.type" . | fromJson -}}
-{{- if or $type.files (include "sd-on-eks.warmUpBody" .) .Values.runtime.inferenceApi.customNodes -}}true{{- end -}}
+{{- if or $type.files (include "sd-on-eks.warmUpBody" .) .Values.runtime.inferenceApi.customNodes .Values.runtime.deletionCost.enabled -}}true{{- end -}}
 {{- end -}}
