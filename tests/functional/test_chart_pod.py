@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 from typing import Any
 
 import pytest
@@ -58,18 +57,12 @@ def assert_no_fewer_pods_than_running_tasks(scaled: dict[str, Any]) -> None:
     assert (modifiers["target"], modifiers["metricType"]) == ("1", "AverageValue")
     for running in range(25):
         for waiting in (0, 1, 9, 10, 11, 400):
-            wanted = wanted_pods(modifiers["formula"], running=running, waiting=waiting)
+            wanted = chart.wanted_pods(modifiers["formula"], running=running, waiting=waiting)
             assert wanted >= running
             assert (wanted > 0) == (running + waiting > 0)
     down = scaled["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     assert down["stabilizationWindowSeconds"] >= 300
     assert scaled["fallback"]["behavior"] == "currentReplicas"
-
-
-def wanted_pods(formula: str, *, running: int, waiting: int, schedule: int = 1) -> int:
-    """Evaluate KEDA's formula, whose notation is Python's too as far as it is used here."""
-    names = {"tasks": float(running + waiting), "waiting": float(waiting), "schedule0": float(schedule)}
-    return math.ceil(eval(formula, {"__builtins__": {}, "max": max}, names))
 
 
 def test_a_drain_that_a_spot_notice_would_cut_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import math
 import os
 import re
 import subprocess
@@ -115,6 +116,12 @@ def seconds(duration: str) -> int:
     """Read a duration, as `1h30m`."""
     units = {"h": 3600, "m": 60, "s": 1}
     return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([hms])", duration))
+
+
+def wanted_pods(formula: str, *, running: int, waiting: int, schedule: int = 1) -> int:
+    """Evaluate KEDA's formula, whose notation is Python's too as far as it is used here."""
+    names = {"tasks": float(running + waiting), "waiting": float(waiting), "schedule0": float(schedule)}
+    return math.ceil(eval(formula, {"__builtins__": {}, "max": max}, names))
 
 
 def problems(found: Object, kubernetes: str) -> Iterator[str]:
