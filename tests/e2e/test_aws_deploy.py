@@ -9,10 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.aws_world import STACK, World, aws_world
+from support.aws_world import STACK, World, aws_world, with_image
 from support.cli import Ran
 
-RUNTIME = {"name": "comfy", "namespace": "comfy", "type": "comfyui", "dynamicModel": False}
+RUNTIME = {
+    "name": "comfy", "namespace": "comfy", "type": "comfyui", "dynamicModel": False,
+    "extraValues": with_image("comfyui"),
+}  # fmt: skip
 STACKS = {"sdoneks-network", "sdoneks-cluster", "sdoneksStack", "sdoneks-runtime-sdruntime"}
 RELEASES = {"kube-system/karpenter-crd", "kube-system/karpenter", "keda/keda", "sdruntime/sdruntime"}
 
@@ -96,13 +99,13 @@ def test_a_runtime_comes_changes_and_goes_and_nothing_else_is_touched(deployed: 
     assert deployed.stacks().keys() == STACKS | {"sdoneks-runtime-comfy"}
     assert deployed.releases()["comfy/comfy"] == "deployed"
 
-    scaling = {"runtime": {"scaling": {"maxReplicaCount": 3}}}
-    deployed.write_config(modelsRuntime=[*first, RUNTIME | {"extraValues": scaling}])
+    scaled = {"runtime": with_image("comfyui")["runtime"] | {"scaling": {"maxReplicaCount": 3}}}
+    deployed.write_config(modelsRuntime=[*first, RUNTIME | {"extraValues": scaled}])
     calls = len(deployed.proxy.calls)
     succeeded(deployed.deploy())
     assert "cloudformation CreateChangeSet" not in changed_in_aws(deployed, calls)
-    [scaled] = deployed.api.objects("ScaledObject", "comfy")
-    assert scaled["spec"]["maxReplicaCount"] == 3
+    [scaled_object] = deployed.api.objects("ScaledObject", "comfy")
+    assert scaled_object["spec"]["maxReplicaCount"] == 3
 
     deployed.write_config(modelsRuntime=first)
     succeeded(deployed.deploy())

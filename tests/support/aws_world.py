@@ -47,11 +47,18 @@ _CHARTS: Final = Path(__file__).with_name("charts")
 # For how long the cluster's existence is believed.
 _BELIEF_SECONDS: Final = 0.2
 _COMMAND_SECONDS: Final = 120
+
+
+def with_image(name: str) -> dict[str, Any]:
+    """Name a runtime's own image, by a tag that no registry is asked for."""
+    return {"runtime": {"inferenceApi": {"image": {"repository": f"example.com/{name}", "tag": "1.0"}}}}
+
+
 CONFIG: Final[dict[str, Any]] = {
     "stackName": STACK,
     "modelsRuntime": [
         {"name": "sdruntime", "namespace": "sdruntime", "type": "sdwebui", "dynamicModel": False,
-         "modelFilename": "v1-5-pruned-emaonly.safetensors"},
+         "modelFilename": "v1-5-pruned-emaonly.safetensors", "extraValues": with_image("sdwebui")},
     ],
 }  # fmt: skip
 
