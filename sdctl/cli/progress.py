@@ -99,7 +99,7 @@ class Progress:
         self._last(event.step, text)
         if event.status.endswith("_FAILED"):
             self.print_line(f"  {event.step}: {text}: {reason}"[: 2 * _REASON_CHARACTERS])
-        else:
+        elif not event.status.endswith("_IN_PROGRESS"):
             output.detail(f"  {event.step}: {text} {reason}".rstrip())
 
     def _last(self, step_id: str, text: str) -> None:

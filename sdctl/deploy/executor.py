@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 from threading import Event as Flag
 from threading import Lock, Thread
@@ -161,9 +163,7 @@ class Executor:
                 ready = _ready(waiting, running)[: self._workers - len(running)]
                 for step in ready if failure is None else ():
                     waiting.remove(step)
-                    thread = Thread(target=self._work, args=(step, ended), name=step.id, daemon=True)
-                    running[step.id] = thread
-                    thread.start()
+                    running[step.id] = self._begin(step, ended)
                 if not running:
                     break
                 step, error = ended.get()
@@ -186,6 +186,13 @@ class Executor:
         self._stop.set()
         if self._releases is not None:
             self._releases.cancel()
+
+    def _begin(self, step: Step, ended: SimpleQueue[tuple[Step, BaseException | None]]) -> Thread:
+        # Whoever is reported to may keep its settings in the context, which a thread does not inherit.
+        run = partial(copy_context().run, self._work, step, ended)
+        thread = Thread(target=run, name=step.id, daemon=True)
+        thread.start()
+        return thread
 
     def _work(self, step: Step, ended: SimpleQueue[tuple[Step, BaseException | None]]) -> None:
         """Run one step in a thread of its own; whatever it raises goes to the thread that waits."""

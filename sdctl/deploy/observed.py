@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from sdctl.clients.aws import Aws, is_expired
@@ -13,11 +14,13 @@ from sdctl.clients.cloudformation import CloudFormation, StackState, StackView
 from sdctl.clients.ec2 import Ec2
 from sdctl.clients.eks import Eks
 from sdctl.clients.iam import Iam
+from sdctl.clients.image_digests import image_digest
 from sdctl.clients.s3 import S3
 from sdctl.config.model import Config
 from sdctl.deploy.observed_releases import ReleaseView, read_releases
-from sdctl.errors import AwsError, NotFoundError, SdctlError
+from sdctl.errors import AwsError, NotFoundError, SdctlError, ToolError
 from sdctl.render.network import choose_zones
+from sdctl.render.runtime_values import unpinned_image, unpinned_images
 from sdctl.render.stacks import STACK_TAG
 from sdctl.versions import EKS_CALENDAR, KubernetesRelease
 
@@ -120,12 +123,16 @@ def observe(
         there = [name for name, view in views.items() if view.state is not StackState.ABSENT]
         cloudformation = CloudFormation(aws)
         templates = dict(zip(there, pool.map(cloudformation.template, there), strict=True))
-        cluster = None
+        cluster, digests = None, dict[str, str]()
         if identity is not None and spot_role is not None:
             rest = _cluster(aws, config, views, environment or {})
             cluster = ClusterFinds(identity.result().principal_arn, spot_role.result(), **rest)
+            releases = cluster.releases or ()
+            digests = dict(
+                pool.map(partial(_digest, aws, config, releases, environment or {}), unpinned_images(config))
+            )
         return Observed(
-            **buckets.result(), stacks=views, templates=templates, cluster=cluster,
+            **buckets.result(), stacks=views, templates=templates, cluster=cluster, image_digests=digests,
             front_name=config.front_stack_name,
         )  # fmt: skip
 
@@ -195,6 +202,21 @@ def _cluster(
     if not (network.vpc_id or network.zones or f"{config.stack_name}-network" in stacks):
         found["zones"] = choose_zones({zone.name: zone.id for zone in Ec2(aws).zones()})
     return found
+
+
+def _digest(
+    aws: Aws, config: Config, releases: tuple[ReleaseView, ...], environment: Mapping[str, str], image: str
+) -> tuple[str, str]:
+    """Return an image and its digest: the one that runs, else today's; empty where nobody tells it.
+
+    What runs stays, so that a second deploy changes nothing.
+    """
+    users = {(one.namespace, one.name) for one in config.runtimes if unpinned_image(config, one) == image}
+    running = [one.image_digest for one in releases if (one.namespace, one.name) in users]
+    try:
+        return image, next(filter(None, running), "") or image_digest(aws, image, environment)
+    except (ToolError, AwsError):
+        return image, ""  # the plan says so, and a deploy refuses it
 
 
 def _calendar(aws: Aws) -> tuple[KubernetesRelease, ...]:

@@ -29,7 +29,10 @@ MAX_RELEASE_BYTES: Final = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ReleaseView:
-    """The last revision of a release: `description` says what it holds where we installed it."""
+    """The last revision of a release: `description` says what it holds where we installed it.
+
+    `image_digest` is the one of a runtime's image, where its values pin it.
+    """
 
     name: str
     namespace: str
@@ -38,6 +41,7 @@ class ReleaseView:
     chart: str = ""
     chart_version: str = ""
     description: str = ""
+    image_digest: str = ""
 
     def holds(self, release: Release) -> bool:
         """Tell whether it runs exactly what is wanted; every value must be known."""
@@ -77,7 +81,15 @@ def _view(secret: Mapping[str, Any]) -> ReleaseView:
         chart=str(chart.get("name", "")),
         chart_version=str(chart.get("version", "")),
         description=str((document.get("info") or {}).get("description", "")),
+        image_digest=_image_digest(document.get("config") or {}),
     )
+
+
+def _image_digest(values: Mapping[str, Any]) -> str:
+    found: Any = values
+    for key in ("runtime", "inferenceApi", "image", "digest"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else ""
 
 
 def _decoded(text: str, name: str) -> dict[str, Any]:

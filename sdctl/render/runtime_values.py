@@ -70,7 +70,7 @@ def runtime_chart(runtime: RuntimeConfig) -> Chart:
 
 def unpinned_images(config: Config) -> tuple[str, ...]:
     """List the evaluation images that run for want of others: they have no versions, only digests."""
-    images = (_unpinned_image(config, runtime) for runtime in config.runtimes)
+    images = (unpinned_image(config, runtime) for runtime in config.runtimes)
     return tuple(dict.fromkeys(image for image in images if image))
 
 
@@ -84,7 +84,7 @@ def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return result
 
 
-def _unpinned_image(config: Config, runtime: RuntimeConfig) -> str:
+def unpinned_image(config: Config, runtime: RuntimeConfig) -> str:
     """Return the evaluation image where it is what runs; a user's own image names its version itself."""
     given = runtime.extra_value("runtime", "inferenceApi", "image")
     if isinstance(given, Mapping) and any(given.get(key) for key in ("repository", "tag", "digest")):
@@ -131,7 +131,7 @@ def _server(config: Config, runtime: RuntimeConfig, facts: RuntimeFacts) -> dict
     image: dict[str, Any] = {}
     if config.image_registry:
         image["repository"] = mirrored(EVALUATION_IMAGES[runtime.type], config.image_registry)
-    unpinned = _unpinned_image(config, runtime)
+    unpinned = unpinned_image(config, runtime)
     if unpinned:
         image["digest"] = facts.image_digests.get(unpinned) or Output(f"image {unpinned}", "digest")
     server: dict[str, Any] = {"image": image} if image else {}
