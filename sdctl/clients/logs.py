@@ -16,16 +16,6 @@ class Logs:
         """Use the session; the client is made on first use."""
         self._aws = aws
 
-    def group_exists(self, name: str) -> bool:
-        """Tell whether a log group of exactly this name exists."""
-        with aws_errors(f"look for the log group {name}"):
-            pages = self._aws.client("logs").get_paginator("describe_log_groups")
-            return any(
-                group["logGroupName"] == name
-                for page in pages.paginate(logGroupNamePrefix=name)
-                for group in page["logGroups"]
-            )
-
     def groups(self, prefixes: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the log groups that begin with one of the prefixes."""
         found: list[str] = []

@@ -11,6 +11,7 @@ from sdctl.doctor import needs as wanted
 from sdctl.doctor.check import Check, Topic
 from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
 from sdctl.doctor.needs import RuntimeNeed
+from sdctl.render.network import MIN_ZONES, ZONE_IDS_WITHOUT_EKS, suitable_zones
 
 ZONES: Final = Topic("zones", "the cluster and its nodes are spread over zones that EKS must support")
 OFFERS: Final = Topic("instance-offers", "a node can only start in a zone that offers its instance type")
@@ -18,10 +19,6 @@ SPOT_PRICE: Final = Topic("spot-price", "spot nodes start only where spot capaci
 PLACEMENT: Final = Topic(
     "spot-placement", "where spot capacity is scarce, nodes start late and are taken away"
 )
-# The network stack takes the region's first zones, as CloudFormation's GetAZs lists them.
-NETWORK_ZONES: Final = 3
-# https://docs.aws.amazon.com/eks/latest/userguide/network-reqs.html
-ZONES_WITHOUT_EKS: Final = frozenset({"use1-az3", "usw1-az2", "cac1-az3"})
 # EKS wants six addresses for itself in each subnet; pods take theirs from the same subnets.
 MIN_FREE_ADDRESSES: Final = 64
 LOW_SCORE: Final = 3
@@ -38,14 +35,15 @@ def capacity_checks(config: Config, needs: Sequence[RuntimeNeed], facts: AwsFact
 
 
 def chosen_zones(config: Config, facts: AwsFacts) -> tuple[Zone, ...] | Unknown:
-    """Return the zones that nodes will be in: of the subnets named, else the region's first three."""
+    """Return the zones that nodes will be in: of the subnets named, else those that the network will have."""
     if config.network.vpc_id:
         if isinstance(facts.subnets, Unknown):
             return facts.subnets
         return tuple(dict.fromkeys(Zone(one.zone, one.zone_id) for one in facts.subnets))
     if isinstance(facts.zones, Unknown):
         return facts.zones
-    return facts.zones[:NETWORK_ZONES]
+    names = config.network.zones or suitable_zones({zone.name: zone.id for zone in facts.zones})
+    return tuple(zone for zone in facts.zones if zone.name in names)
 
 
 def _zones(config: Config, facts: AwsFacts) -> Check:
@@ -55,13 +53,20 @@ def _zones(config: Config, facts: AwsFacts) -> Check:
     if config.network.vpc_id:
         return _subnets(config, facts, zones)
     names = ", ".join(zone.name for zone in zones)
-    own = "bring a network of your own (network/vpcId and subnetIds), or choose another region"
-    if len(zones) < NETWORK_ZONES:
-        return ZONES.fail(f"{facts.region} has {len(zones)} zones here ({names}), not {NETWORK_ZONES}", own)
-    unsupported = [f"{zone.name} ({zone.id})" for zone in zones if zone.id in ZONES_WITHOUT_EKS]
-    if unsupported:
-        return ZONES.fail(f"EKS does not support {', '.join(unsupported)}", own)
+    absent = sorted(set(config.network.zones) - {zone.name for zone in zones})
+    if absent:
+        return ZONES.fail(f"{facts.region} has no {', '.join(absent)} here", "correct network/zones")
+    if unsupported := _unsupported(zones):
+        return ZONES.fail(f"EKS does not support {', '.join(unsupported)}", "correct network/zones")
+    if len(zones) < MIN_ZONES:
+        return ZONES.fail(
+            f"{facts.region} has {names or 'no zone'} for EKS here, not {MIN_ZONES}", "choose another region"
+        )
     return ZONES.ok(names)
+
+
+def _unsupported(zones: Sequence[Zone]) -> list[str]:
+    return [f"{zone.name} ({zone.id})" for zone in zones if zone.id in ZONE_IDS_WITHOUT_EKS]
 
 
 def _subnets(config: Config, facts: AwsFacts, zones: Sequence[Zone]) -> Check:
@@ -77,8 +82,8 @@ def _subnets(config: Config, facts: AwsFacts, zones: Sequence[Zone]) -> Check:
             f"{', '.join(strangers)} lie outside of {config.network.vpc_id}",
             "correct network/vpcId, or network/subnetIds",
         )
-    unsupported = [f"{zone.name} ({zone.id})" for zone in zones if zone.id in ZONES_WITHOUT_EKS]
-    if unsupported or len(zones) < 2:
+    unsupported = _unsupported(zones)
+    if unsupported or len(zones) < MIN_ZONES:
         found = f"EKS does not support {', '.join(unsupported)}" if unsupported else "all lie in one zone"
         return ZONES.fail(f"of the subnets, {found}", "name private subnets in two other zones at least")
     tight = [f"{one.id} ({one.free_addresses})" for one in subnets if one.free_addresses < MIN_FREE_ADDRESSES]

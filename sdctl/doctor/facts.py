@@ -109,7 +109,7 @@ class AwsFacts:
     cluster: Read[Cluster | None] = NOT_READ
     stacks: Mapping[str, Read[StackView | None]] = field(default_factory=dict)
     buckets: Mapping[str, Read[str | None]] = field(default_factory=dict)
-    log_group_exists: Read[bool] = NOT_READ
+    log_groups: Read[tuple[str, ...]] = NOT_READ
     service_roles: Mapping[str, Read[bool]] = field(default_factory=dict)
     model_files: Read[frozenset[str]] = NOT_READ
     snapshots: Mapping[str, Read[Snapshot | None]] = field(default_factory=dict)

@@ -9,12 +9,13 @@ from sdctl.clients.cloudformation import StackState, StackView
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.doctor.check import Check, Topic
 from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
-from sdctl.doctor.needs import MODELS_FOLDER, bucket_names, cluster_log_group, stack_names
+from sdctl.doctor.needs import MODELS_FOLDER, bucket_names, stack_names
+from sdctl.render.cluster import cluster_log_groups
 
 STACKS: Final = Topic(
     "stacks", "the stacks' names must be free or ours, and no other operation at work on them"
 )
-LOG_GROUP: Final = Topic("log-group", "the cluster stack makes this log group; one that is there stops it")
+LOG_GROUP: Final = Topic("log-group", "the cluster stack makes its log groups; one that is there stops it")
 ASSETS: Final = Topic("asset-bucket", "code and templates travel through a bucket of the deployment's own")
 MODEL_BUCKET: Final = Topic("model-bucket", "models are read over and over: from a bucket of the same region")
 MODELS: Final = Topic("model-files", "a runtime never gets ready without the model that it starts with")
@@ -66,17 +67,18 @@ def _stacks(config: Config, facts: AwsFacts) -> Check:
 
 
 def _log_group(config: Config, facts: AwsFacts) -> Check:
-    name, stack = cluster_log_group(config), facts.stacks.get(f"{config.stack_name}-cluster", NOT_READ)
-    if isinstance(facts.log_group_exists, Unknown):
-        return LOG_GROUP.unknown(facts.log_group_exists)
+    stack = facts.stacks.get(f"{config.stack_name}-cluster", NOT_READ)
+    if isinstance(facts.log_groups, Unknown):
+        return LOG_GROUP.unknown(facts.log_groups)
     if isinstance(stack, Unknown):
         return LOG_GROUP.unknown(stack)
-    if facts.log_group_exists and stack is None:
-        return LOG_GROUP.fail(
-            f"{name} is left of an earlier cluster",
-            f"aws logs delete-log-group --log-group-name {name} --region {facts.region}",
+    found = sorted(set(cluster_log_groups(config.stack_name).values()) & set(facts.log_groups))
+    if found and stack is None:
+        deletions = (
+            f"aws logs delete-log-group --log-group-name {name} --region {facts.region}" for name in found
         )
-    return LOG_GROUP.ok(f"{name} is {'ours' if facts.log_group_exists else 'free'}")
+        return LOG_GROUP.fail(f"{', '.join(found)} are left of an earlier cluster", "; ".join(deletions))
+    return LOG_GROUP.ok("the log groups are ours" if found else "the names are free")
 
 
 def _asset_bucket(name: str, facts: AwsFacts) -> Check:

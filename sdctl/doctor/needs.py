@@ -170,11 +170,6 @@ def stack_names(config: Config) -> tuple[str, ...]:
     return (config.front_stack_name, f"{name}-network", f"{name}-cluster")
 
 
-def cluster_log_group(config: Config) -> str:
-    """Return the log group that the cluster stack makes."""
-    return f"/aws/eks/{config.stack_name}/cluster"
-
-
 def bucket_names(config: Config, account: str, region: str) -> tuple[str, str]:
     """Return the names of the asset bucket and of the model bucket, configured or picked."""
     picked = (

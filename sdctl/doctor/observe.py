@@ -30,11 +30,11 @@ from sdctl.doctor.needs import (
     MODELS_FOLDER,
     RuntimeNeed,
     bucket_names,
-    cluster_log_group,
     image_parameter,
     stack_names,
 )
 from sdctl.errors import NotFoundError, SdctlError
+from sdctl.render.cluster import cluster_log_groups
 from sdctl.versions import EKS_CALENDAR
 
 # Whose credentials these are comes first, then everything else at once: 15 seconds in all.
@@ -244,7 +244,7 @@ def _name_reads(aws: Aws, config: Config, identity: Identity) -> dict[str, Calla
     reads: dict[str, Callable[[], Any]] = {
         "calendar": eks.calendar,
         "cluster": lambda: eks.cluster(config.stack_name),
-        "log_group_exists": lambda: logs.group_exists(cluster_log_group(config)),
+        "log_groups": lambda: logs.groups(cluster_log_groups(config.stack_name).values()),
     }
     for name in stack_names(config):
         reads[f"stacks/{name}"] = partial(_stack, cloudformation, name)

@@ -54,22 +54,28 @@ def network_stack(config: Config, *, partition: str, zones: tuple[str, ...] = ()
     return Stack(f"{config.stack_name}-network", template, parameters, stack_tags(config))
 
 
+def suitable_zones(zone_ids: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the first three zones by name that EKS takes, of the available ones, id by name."""
+    names = (name for name, zone_id in zone_ids.items() if zone_id not in ZONE_IDS_WITHOUT_EKS)
+    return tuple(sorted(names)[:ZONES])
+
+
 def choose_zones(zone_ids: Mapping[str, str]) -> tuple[str, ...]:
-    """Choose the zones of a new network: the first three by name that EKS takes.
+    """Choose the zones of a new network.
 
     Args:
         zone_ids: the region's available zones, id by name, `{"us-east-1a": "use1-az4", …}`.
 
     Raises:
-        ConfigError: fewer than two are left.
+        ConfigError: EKS takes fewer than two of them.
     """
-    chosen = sorted(name for name, zone_id in zone_ids.items() if zone_id not in ZONE_IDS_WITHOUT_EKS)[:ZONES]
+    chosen = suitable_zones(zone_ids)
     if len(chosen) < MIN_ZONES:
         raise ConfigError(
             f"EKS needs {MIN_ZONES} zones, the account has {', '.join(chosen) or 'none'} that it takes",
             hint="choose another region",
         )
-    return tuple(chosen)
+    return chosen
 
 
 def _context(config: Config, partition: str, zone_count: int) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_an_account_is_read_over_http(aws: Aws) -> None:
     assert facts.buckets["my-models"] == REGION
     assert set(facts.buckets.values()) == {REGION, None}
     assert facts.model_files == {f"Stable-diffusion/{MODEL}"}
-    assert facts.log_group_exists is True
+    assert facts.log_groups == ("/aws/eks/sdoneks/cluster",)
     assert facts.cluster is None
     assert set(facts.stacks.values()) == {None}
     assert set(facts.service_roles.values()) == {False}

@@ -286,11 +286,13 @@ def test_parameters_are_read_ten_at_a_time_and_missing_ones_left_out(aws: Aws) -
         assert Ssm(aws).parameters(names) == {"/p/3": "ami-3"}
 
 
-def test_a_log_group_is_found_by_its_whole_name(aws: Aws) -> None:
+def test_log_groups_are_listed_by_each_prefix(aws: Aws) -> None:
     with stubbed(aws, "logs") as stub:
-        answer = {"logGroups": [{"logGroupName": "/aws/eks/s/cluster-old"}]}
-        stub.add_response("describe_log_groups", answer, {"logGroupNamePrefix": "/aws/eks/s/cluster"})
-        assert Logs(aws).group_exists("/aws/eks/s/cluster") is False
+        for name in ("/aws/eks/s/cluster", "/aws/lambda/s"):
+            answer = {"logGroups": [{"logGroupName": f"{name}-old"}]}
+            stub.add_response("describe_log_groups", answer, {"logGroupNamePrefix": name})
+        found = Logs(aws).groups(["/aws/eks/s/cluster", "/aws/lambda/s"])
+        assert found == ("/aws/eks/s/cluster-old", "/aws/lambda/s-old")
 
 
 def test_known_regions_are_those_of_every_partition(aws: Aws) -> None:

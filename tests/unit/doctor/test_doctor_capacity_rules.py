@@ -154,18 +154,25 @@ def test_values_of_a_wrong_kind_are_left_to_the_charts_schema() -> None:
     assert (need.instance_types, need.max_replicas) == (("g5.2xlarge", "g6.2xlarge"), 20)
 
 
-def test_the_first_three_zones_must_exist_and_be_supported_by_eks() -> None:
+def test_two_zones_that_eks_supports_are_enough_and_one_is_not() -> None:
     two = (Zone("us-west-1a", "usw1-az1"), Zone("us-west-1c", "usw1-az3"))
-    check = judged(facts=healthy(zones=two))["zones"]
-    assert check.result == "fail"
-    assert "2 zones" in check.found
+    assert judged(facts=healthy(zones=two))["zones"].found == "us-west-1a, us-west-1c"
+    check = judged(facts=healthy(zones=(two[0], Zone("us-west-1b", "usw1-az2"))))["zones"]
+    assert (check.result, check.fix) == ("fail", "choose another region")
+    assert "us-west-1a for EKS here, not 2" in check.found
+
+
+def test_a_zone_that_eks_refuses_is_left_out_unless_it_is_asked_for() -> None:
     east = tuple(
         Zone(f"us-east-1{letter}", f"use1-az{number}")
         for letter, number in zip("abc", (6, 3, 1), strict=True)
     )
-    check = judged(facts=healthy(zones=east))["zones"]
-    assert check.result == "fail"
-    assert "us-east-1b (use1-az3)" in check.found
+    assert judged(facts=healthy(zones=east))["zones"].found == "us-east-1a, us-east-1c"
+    wanted = config(network={"zones": ["us-east-1a", "us-east-1b"]})
+    check = judged(wanted, healthy(wanted, zones=east))["zones"]
+    assert (check.result, check.found) == ("fail", "EKS does not support us-east-1b (use1-az3)")
+    wanted = config(network={"zones": ["us-east-1a", "us-east-1f"]})
+    assert "no us-east-1f" in judged(wanted, healthy(wanted, zones=east))["zones"].found
 
 
 @pytest.mark.parametrize(

@@ -119,16 +119,19 @@ def test_stacks_of_the_names_must_be_ours_and_at_rest(found: Any, result: str, s
 
 
 def test_a_log_group_that_an_earlier_cluster_left_stops_the_cluster_stack() -> None:
-    check = judged(facts=healthy(log_group_exists=True))["log-group"]
+    left = ("/aws/eks/sdoneks/cluster", "/aws/containerinsights/sdoneks/host", "/aws/eks/sdoneks/clusters")
+    check = judged(facts=healthy(log_groups=left))["log-group"]
     assert check.result == "fail"
-    assert (
-        check.fix == "aws logs delete-log-group --log-group-name /aws/eks/sdoneks/cluster --region us-west-2"
+    assert check.fix == "; ".join(
+        f"aws logs delete-log-group --log-group-name {name} --region us-west-2"
+        for name in ("/aws/containerinsights/sdoneks/host", "/aws/eks/sdoneks/cluster")
     )
+    assert judged(facts=healthy(log_groups=left[2:]))["log-group"].result == "pass"
     stacks = {**healthy().stacks, "sdoneks-cluster": stack("sdoneks-cluster")}
-    assert judged(facts=healthy(log_group_exists=True, stacks=stacks))["log-group"].result == "pass"
+    assert judged(facts=healthy(log_groups=left, stacks=stacks))["log-group"].result == "pass"
     stacks = {**healthy().stacks, "sdoneks-cluster": DENIED}
-    assert judged(facts=healthy(log_group_exists=True, stacks=stacks))["log-group"].result == "warn"
-    assert judged(facts=healthy(log_group_exists=DENIED))["log-group"].result == "warn"
+    assert judged(facts=healthy(log_groups=left, stacks=stacks))["log-group"].result == "warn"
+    assert judged(facts=healthy(log_groups=DENIED))["log-group"].result == "warn"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +230,7 @@ def test_the_configured_size_of_the_data_volume_counts() -> None:
 def test_everything_that_was_not_read_is_a_warning_never_a_pass() -> None:
     facts = replace(
         healthy(), buckets={}, stacks={}, service_roles={}, quotas={}, model_files=NOT_READ, cluster=NOT_READ,
-        log_group_exists=NOT_READ, vpc_count=NOT_READ, images=NOT_READ, offers=NOT_READ,
+        log_groups=NOT_READ, vpc_count=NOT_READ, images=NOT_READ, offers=NOT_READ,
     )  # fmt: skip
     wanted = config(modelsRuntime=[runtime(provisioner())])
     results = {name: check.result for name, check in judged(wanted, facts).items()}
