@@ -45,6 +45,12 @@ def read_runtimes(aws: Aws, stack_name: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def read_checkpoints(aws: Aws, stack_name: str) -> dict[str, list[str]]:
+    """Return the checkpoints that each deployed runtime names, by the runtime's name."""
+    entries = (json.loads(text) for text in Ssm(aws).below(runtimes_path(stack_name)).values())
+    return {str(one["name"]): [str(name) for name in one.get("checkpoints", ())] for one in entries}
+
+
 def front_of(stack_name: str, region: str, stacks: Mapping[str, StackView]) -> StackView:
     """Return the front's stack.
 
