@@ -1,8 +1,10 @@
 """What Karpenter's controller may do, narrowed to the nodes of one cluster.
 
 The actions and conditions are those that Karpenter 1.14 needs, see its reference policy at
-https://karpenter.sh/docs/reference/cloudformation/ ; the cluster's name is known when this is rendered,
-so that conditions can be plain objects. All of it fits the 10,240 characters of a role's inline policies.
+https://karpenter.sh/docs/reference/cloudformation/ , without making instance profiles: node classes name the
+one of the cluster's stack, since a VPC may have no way to IAM. The cluster's name is known when this is
+rendered, so that conditions can be plain objects. All of it fits the 10,240 characters of a role's inline
+policies.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def controller_statements(cluster_name: str, *, kms_key_arn: str | None = None) 
     return [
         *_launching(owned, cluster_name),
         *_tagging_and_ending(owned, cluster_name),
-        *_instance_profiles(owned, cluster_name),
+        *_instance_profiles(),
         *_discovery(cluster_name),
         allow(
             ["sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage"],
@@ -114,43 +116,16 @@ def _tagging_and_ending(owned: str, cluster_name: str) -> list[Statement]:
     ]
 
 
-def _instance_profiles(owned: str, cluster_name: str) -> list[Statement]:
-    """Make and remove the instance profiles of this cluster's node classes, for the one node role."""
-    profiles = [_arn("iam::${AWS::AccountId}:instance-profile/*")]
-    region = {"Ref": "AWS::Region"}
-    requested = {
-        f"aws:RequestTag/{owned}": "owned",
-        "aws:RequestTag/eks:eks-cluster-name": cluster_name,
-        "aws:RequestTag/topology.kubernetes.io/region": region,
-    }
-    present = {f"aws:ResourceTag/{owned}": "owned", "aws:ResourceTag/topology.kubernetes.io/region": region}
-    request_class = {"aws:RequestTag/karpenter.k8s.aws/ec2nodeclass": "*"}
-    present_class = {"aws:ResourceTag/karpenter.k8s.aws/ec2nodeclass": "*"}
+def _instance_profiles() -> list[Statement]:
+    """Start nodes with the one instance profile that the stack makes; Karpenter makes none of its own."""
     return [
         allow(
             ["iam:PassRole"],
             [{"Fn::GetAtt": ["GpuNodeRole", "Arn"]}],
             StringEquals={"iam:PassedToService": ["ec2.amazonaws.com", "ec2.amazonaws.com.cn"]},
         ),
-        allow(["iam:CreateInstanceProfile"], profiles, StringEquals=requested, StringLike=request_class),
-        allow(
-            ["iam:TagInstanceProfile"],
-            profiles,
-            StringEquals=requested | present,
-            StringLike=request_class | present_class,
-        ),
-        allow(
-            [
-                "iam:AddRoleToInstanceProfile",
-                "iam:RemoveRoleFromInstanceProfile",
-                "iam:DeleteInstanceProfile",
-            ],
-            profiles,
-            StringEquals=present,
-            StringLike=present_class,
-        ),
-        allow(["iam:GetInstanceProfile"], profiles),
-        # Listing cannot be narrowed to a resource.
+        allow(["iam:GetInstanceProfile"], [{"Fn::GetAtt": ["GpuInstanceProfile", "Arn"]}]),
+        # It looks for profiles that it left behind; listing cannot be narrowed to a resource.
         allow(["iam:ListInstanceProfiles"], ["*"]),
     ]
 
