@@ -52,6 +52,8 @@ COMMANDS = (
     Entry("deploy", "sdctl.cli.deploy", "deploy", "Deploy what sdctl.yaml describes.", _DEPLOYING),
     Entry("render", "sdctl.cli.render", "render", "Write what deploy would send as files.", _DEPLOYING),
     Entry("destroy", "sdctl.cli.destroy", "destroy", "Take a deployment down.", _DEPLOYING),
+    Entry("bucket", "sdctl.cli.bucket", "app", "Create and list model buckets.", _DEPLOYING),
+    Entry("models", "sdctl.cli.models", "app", "Bring models into the bucket, list, verify.", _DEPLOYING),
     Entry("outputs", "sdctl.cli.outputs", "outputs", "Show the stack's outputs.", _DEPLOYING),
     Entry("apikey", "sdctl.cli.outputs", "apikey", "Print the API key.", _DEPLOYING),
     Entry("iam", "sdctl.cli.iam", "app", "Print the permissions that sdctl needs.", _DEPLOYING),

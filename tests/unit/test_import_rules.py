@@ -35,6 +35,7 @@ ALLOWED = {
     "iam": {"render", "config"} | FOUNDATION,
     "offline": {"deploy", "iam", "render", "config", "clients", "releases", "assets"} | FOUNDATION,
     "tasks": {"clients", "polling"} | FOUNDATION,
+    "models": {"clients"} | FOUNDATION,
     "doctor": {"deploy", "render", "config", "clients", "local", "versions"} | FOUNDATION,
     "local": {
         "deploy", "render", "config", "clients", "polling", "assets", "task_record", "deployments",

@@ -1,0 +1,114 @@
+"""`sdctl bucket create` and `bucket list`: the bucket that holds the models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdctl.cli import access, context, output
+from sdctl.errors import AwsError, ConflictError
+
+if TYPE_CHECKING:
+    from sdctl.clients.aws import Aws
+    from sdctl.clients.buckets import BucketView
+
+app = typer.Typer(help="The bucket that holds the models.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def create(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The one that deploy would pick, unless given.")
+    ] = None,
+) -> None:
+    """Create the model bucket, or bring an own one to the same safety; a second time changes nothing.
+
+    It is private, encrypted, takes TLS alone, and drops unfinished uploads after seven days.
+    """
+    from sdctl.cli.models_place import find_place
+    from sdctl.clients.buckets import Buckets
+
+    place = find_place(name)
+    tags = {"sdctl:stack": place.stack_name, **place.config.tags}
+    try:
+        is_new, added = Buckets(place.aws).ensure(place.bucket, tags)
+    except ConflictError as error:
+        if not name:
+            error.hint = "name one yourself: sdctl bucket create NAME, and modelBucketArn in sdctl.yaml"
+        raise
+    document = {
+        "name": place.bucket, "region": place.aws.region, "created": is_new, "changes": added,
+        "arn": f"arn:{place.aws.partition}:s3:::{place.bucket}",
+    }  # fmt: skip
+    what = "created" if is_new else "there already"
+    changes = f"; now {', '.join(added)}" if added and not is_new else ""
+    output.result(document, f"{place.bucket}  {what} in {place.aws.region}{changes}")
+    if name and place.config.model_bucket != name:
+        output.note(f"Next: modelBucketArn: {document['arn']} in sdctl.yaml, or sdctl deploy -b {name}")
+    else:
+        output.note("Next: sdctl models upload SOURCE")
+
+
+@app.command("list")
+def list_buckets() -> None:
+    """List the model buckets of the region, with their size and the deployments that use them."""
+    from sdctl.cli.models_place import human_bytes
+
+    deployment = context.find_deployment()
+    aws = access.session() if deployment is None else access.aws(deployment)
+    rows = _rows(aws)
+
+    def text() -> str:
+        if not rows:
+            return f"There is no model bucket in {aws.region}."
+        shown = [
+            row | {"size": human_bytes(row["size_bytes"]), "used_by": ", ".join(row["used_by"])}
+            for row in rows
+        ]
+        return output.table(shown, ["name", "objects", "size", "used_by", "created_at"])
+
+    output.result({"buckets": rows}, text)
+
+
+def _rows(aws: Aws) -> list[dict[str, Any]]:
+    from sdctl.clients.buckets import Buckets
+
+    buckets, used = Buckets(aws), _used(aws)
+    rows = []
+    for one in buckets.all():
+        if not (one.name in used or _is_made_by_us(one)):
+            continue
+        count, total = buckets.size(one.name)
+        rows.append({
+            "name": one.name, "region": one.region, "objects": count, "size_bytes": total,
+            "used_by": sorted(used.get(one.name, ())), "created_at": one.created_at,
+        })  # fmt: skip
+    return rows
+
+
+def _is_made_by_us(bucket: BucketView) -> bool:
+    return "sdctl:stack" in bucket.tags and "-model-bucket-" in bucket.name
+
+
+def _used(aws: Aws) -> dict[str, set[str]]:
+    """Find which deployments use which bucket: their fronts' stacks have it as a parameter."""
+    from sdctl.clients.cloudformation import CloudFormation
+
+    used: dict[str, set[str]] = {}
+    try:
+        for stack in CloudFormation(aws).all():
+            bucket = stack.parameters.get("ModelBucket")
+            if bucket:
+                name = stack.tags.get("sdctl:stack") or stack.name.removesuffix("Stack")
+                used.setdefault(bucket, set()).add(name)
+    except AwsError as error:
+        if error.aws_code != "AccessDenied":
+            raise
+        output.warn("the stacks may not be read: which deployments use a bucket is not known")
+    return used

@@ -1,0 +1,89 @@
+"""Which bucket the bucket and models commands mean, and which runtimes use its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdctl.cli import access, context
+from sdctl.deployments import Deployment
+from sdctl.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from sdctl.clients.aws import Aws
+    from sdctl.clients.objects import Objects
+    from sdctl.config.model import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A deployment's model bucket; `deployment` is None before the first deploy."""
+
+    aws: Aws
+    stack_name: str
+    bucket: str
+    deployment: Deployment | None
+    config: Config
+
+    @property
+    def objects(self) -> Objects:
+        """The bucket's objects."""
+        from sdctl.clients.objects import Objects
+
+        return Objects(self.aws, self.bucket)
+
+
+def find_place(bucket: str | None = None) -> Place:
+    """Find the bucket: the one given, the deployment's, the configured one, or the one that deploy picks.
+
+    Raises:
+        NotFoundError: it would be on this machine, where nothing is deployed.
+        ConfigError: nothing names a region.
+    """
+    deployment = context.find_deployment()
+    config = _config(deployment)
+    if deployment is None and context.current().target == "local":
+        raise NotFoundError("nothing is deployed on this machine", hint="sdctl deploy --target local")
+    aws = access.session() if deployment is None else access.aws(deployment)
+    stack_name = config.stack_name if deployment is None else deployment.stack_name
+    deployed = deployment.outputs.get("ModelBucket") if deployment is not None else None
+    return Place(aws, stack_name, bucket or deployed or _picked(aws, stack_name, config), deployment, config)
+
+
+def _picked(aws: Aws, stack_name: str, config: Config) -> str:
+    from sdctl.deploy.planner import bucket_name
+
+    return config.model_bucket or bucket_name(stack_name, "model-bucket", aws.account_id(), aws.region)
+
+
+def _config(deployment: Deployment | None) -> Config:
+    """Read the configuration of the folder that was deployed from."""
+    from sdctl.config.load import Overrides, load_config
+
+    options = context.current()
+    path = options.config
+    if path is None and deployment is not None:
+        folder = Path(deployment.folder)
+        path = next((folder / one for one in ("sdctl.yaml", "config.yaml") if (folder / one).is_file()), None)
+    return load_config(path, Overrides(options.stack_name), context.environment()).config
+
+
+def checkpoints(place: Place) -> dict[str, list[str]]:
+    """Return the checkpoints that runtimes name: the deployed ones', and the configuration's."""
+    found = {one.name: [one.checkpoint] for one in place.config.runtimes if one.checkpoint}
+    if place.deployment is not None:
+        from sdctl.deploy.results import read_checkpoints
+
+        for name, names in read_checkpoints(place.aws, place.stack_name).items():
+            found[name] = sorted({*found.get(name, ()), *names})
+    return found
+
+
+def human_bytes(count: float) -> str:
+    """Write a size as people read it."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"

@@ -1,0 +1,1 @@
+"""Models: from a file, a folder or a publisher into the bucket, and what the bucket holds."""

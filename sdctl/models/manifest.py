@@ -1,0 +1,144 @@
+"""`models.yaml`, the list of a bucket's models, and the lock beside it that pins what they were.
+
+models:
+  - hf:owner/repo/file.safetensors
+  - source: civitai:12345
+    to: Lora
+    name: style.safetensors
+    sha256: 64 hexadecimal digits
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sdctl.errors import ConfigError, NotFoundError, UsageError
+from sdctl.models.names import file_name, folder_name
+from sdctl.models.sources import checked_sha256
+
+_KEYS: Final = ("source", "to", "name", "sha256")
+_MAX_BYTES: Final = 4 * 1024**2
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One model of the list; empty where it says nothing."""
+
+    source: str
+    to: str = ""
+    name: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """What a line came to: `pinned` names the source for good."""
+
+    line: Line
+    pinned: str
+    key: str
+    sha256: str
+    size_bytes: int
+
+
+def is_manifest(path: Path) -> bool:
+    """Tell a list of models, `models.yaml`, from whatever lies beside models, by its name."""
+    return path.name.lower() in ("models.yaml", "models.yml") and path.is_file()
+
+
+def read_manifest(path: Path) -> list[Line]:
+    """Read a list of models.
+
+    Raises:
+        NotFoundError: there is no such file.
+        ConfigError: it is not what it should be; all that is wrong is said.
+    """
+    import yaml
+
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", hint="write the sources of your models into it")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ConfigError(f"{path} is too long for a list of models")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if (
+        not isinstance(document, dict)
+        or set(document) != {"models"}
+        or not isinstance(document["models"], list)
+    ):
+        raise ConfigError(
+            f"{path}: it must have the one key models, a list", hint="see sdctl models sync --help"
+        )
+    lines, problems = [], []
+    for number, entry in enumerate(document["models"]):
+        try:
+            lines.append(_line(entry))
+        except (UsageError, ConfigError) as error:
+            problems.append(f"models/{number}: {error.message}")
+    if problems:
+        raise ConfigError(f"{path} is not right:\n  " + "\n  ".join(problems))
+    return lines
+
+
+def _line(entry: Any) -> Line:
+    if isinstance(entry, str):
+        entry = {"source": entry}
+    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
+        raise ConfigError("it must be a source, or have one")
+    unknown = [str(key) for key in entry if key not in _KEYS]
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(_KEYS)}")
+    if not all(isinstance(value, str) for value in entry.values()):
+        raise ConfigError("every value must be a text")
+    return Line(
+        entry["source"],
+        folder_name(entry["to"]) if entry.get("to") else "",
+        file_name(entry["name"]) if entry.get("name") else "",
+        checked_sha256(entry["sha256"]) if entry.get("sha256") else "",
+    )
+
+
+def lock_path(manifest: Path) -> Path:
+    """Return where the lock of a list lies: `models.lock` beside `models.yaml`."""
+    return manifest.with_suffix(".lock")
+
+
+def read_lock(path: Path) -> dict[Line, Locked]:
+    """Read a lock; none is empty.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["version"] != _VERSION:
+            raise ConfigError(f"{path} was written by a newer sdctl", hint="update sdctl")
+        found = [Locked(Line(**one.pop("line")), **one) for one in document["models"]]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}", hint=f"delete {path}") from error
+    return {one.line: one for one in found}
+
+
+def write_lock(path: Path, locked: Mapping[Line, Locked]) -> None:
+    """Replace a lock, in the order of the list."""
+    document = {"version": _VERSION, "models": [asdict(one) for one in locked.values()]}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(json.dumps(document, indent=2) + "\n")
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
