@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# In an environment of its own: its pins do not go with ours.
+CHECKOV := .venv-checkov/bin/checkov
 
 .PHONY: demo test test-full test-pythons lint chaos bench clean
 
@@ -16,7 +18,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not full'
 
 # Whatever takes longer: every test, 10,000 tasks of chaos, and the quick tests on every other Python present.
-test-full: lint chaos test-pythons
+test-full: lint chaos test-pythons $(CHECKOV)
 	$(BIN)/pytest
 
 test-pythons: $(VENV)/.dev-installed
@@ -37,7 +39,7 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) out build dist
+	rm -rf $(VENV) .venv-checkov out build dist
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: none of python3, python3.11 … is" >&2; exit 1; }
@@ -51,3 +53,7 @@ $(VENV)/.local-installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev-installed: pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -e '.[dev]'
 	@touch $@ $(VENV)/.local-installed
+
+$(CHECKOV): | $(VENV)/bin/python
+	$(VENV)/bin/python -m venv .venv-checkov
+	.venv-checkov/bin/python -m pip --disable-pip-version-check -q install checkov==3.3.30
