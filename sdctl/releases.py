@@ -20,6 +20,12 @@ class Chart:
     repository: str = ""
 
     @property
+    def registry(self) -> str:
+        """The host of the registry that it comes from, with its port; empty where it comes from none."""
+        scheme, found, rest = self.reference.partition("oci://")
+        return rest.partition("/")[0] if found and not scheme else ""
+
+    @property
     def is_local(self) -> bool:
         """Tell whether it is a folder or an archive on this machine."""
         return not self.repository and "://" not in self.reference

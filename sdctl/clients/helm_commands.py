@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from sdctl.clients.registries import is_loopback
 from sdctl.errors import ConflictError, ToolError
 from sdctl.releases import Chart, Release
 from sdctl.versions import HELM_VERSION, OLDEST_HELM, numbers
@@ -159,8 +160,9 @@ def list_arguments(version: HelmVersion, namespace: str = "") -> list[str]:
 
 
 def _source(chart: Chart) -> list[str]:
-    repository = ["--repo", chart.repository] if chart.repository else []
-    return repository + (["--version", chart.version] if chart.version else [])
+    source = ["--repo", chart.repository] if chart.repository else []
+    source += ["--version", chart.version] if chart.version else []
+    return source + (["--plain-http"] if is_loopback(chart.registry) else [])
 
 
 def description_of(digest: str) -> str:

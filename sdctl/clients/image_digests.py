@@ -5,14 +5,13 @@ https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md#checking
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 from sdctl.clients.aws import Aws
-from sdctl.clients.registries import ecr_login, is_ecr
+from sdctl.clients.registries import ecr_login, is_ecr, is_loopback
 from sdctl.errors import ToolError
 
 _ACCEPTED: Final = ", ".join((
@@ -41,11 +40,11 @@ def image_digest(aws: Aws, image: str, environment: Mapping[str, str], *, tag: s
     import urllib3
 
     host, _, name = image.partition("/")
-    base = f"{'http' if _is_loopback(host) else 'https'}://{host}"
+    base = f"{'http' if is_loopback(host) else 'https'}://{host}"
     proxy = environment.get("HTTPS_PROXY") or environment.get("https_proxy")
     timeout = urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS)
     options: dict[str, Any] = {"timeout": timeout, "retries": urllib3.Retry(2, redirect=3)}
-    is_direct = not proxy or _is_loopback(host)
+    is_direct = not proxy or is_loopback(host)
     pool = urllib3.PoolManager(**options) if is_direct else urllib3.ProxyManager(str(proxy), **options)
     url, headers = f"{base}/v2/{name}/manifests/{tag}", {"Accept": _ACCEPTED}
     with pool:
@@ -83,13 +82,3 @@ def _authorization(pool: Any, aws: Aws, host: str, challenge: str) -> str:
     if answer.status != 200 or token is None:
         raise ToolError(f"the registry {host} gives no token (it answers {answer.status})")
     return f"Bearer {token[1].decode('ascii')}"
-
-
-def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0] or host
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,21 @@ class RegistryLogin:
 def is_ecr(host: str) -> bool:
     """Tell whether a host is a private ECR registry."""
     return _ECR_HOST.fullmatch(host) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a registry is on this machine: it is spoken to in plain HTTP, as docker does.
+
+    Args:
+        host: a name or an address, with or without a port; empty is none.
+    """
+    name = host.rpartition(":")[0] or host
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def ecr_login(aws: Aws, host: str) -> RegistryLogin:

@@ -20,7 +20,6 @@ from sdctl.errors import ToolError
 from sdctl.releases import Chart
 from sdctl.render.stacks import resolve
 
-_OCI: Final = "oci://"
 # A runtime's first pod may wait for a node, a large image and its models.
 INSTALL_SECONDS: Final = 900
 
@@ -45,7 +44,7 @@ class Releases:
         self._stack_name = stack_name
         self._program = helm
         self._environment = environment
-        self._registries = sorted({host for chart in charts if is_ecr(host := registry_host(chart))})
+        self._registries = sorted({host for chart in charts if is_ecr(host := chart.registry)})
         self._resources = ExitStack()
         self._helm: Helm | None = None
         self._lock = Lock()
@@ -93,9 +92,3 @@ class Releases:
                 )  # fmt: skip
                 self._helm = self._resources.enter_context(helm)
             return self._helm
-
-
-def registry_host(chart: Chart) -> str:
-    """Return the host of the registry that a chart comes from; empty where it comes from none."""
-    reference = chart.reference
-    return reference.removeprefix(_OCI).partition("/")[0] if reference.startswith(_OCI) else ""

@@ -9,13 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.aws_world import STACK, World, aws_world, with_image
+from support.aws_world import STACK, World, aws_world
 from support.cli import Ran
 
-RUNTIME = {
-    "name": "comfy", "namespace": "comfy", "type": "comfyui", "dynamicModel": False,
-    "extraValues": with_image("comfyui"),
-}  # fmt: skip
+RUNTIME = {"name": "comfy", "namespace": "comfy", "type": "comfyui", "dynamicModel": False}
 STACKS = {"sdoneks-network", "sdoneks-cluster", "sdoneksStack", "sdoneks-runtime-sdruntime"}
 RELEASES = {"kube-system/karpenter-crd", "kube-system/karpenter", "keda/keda", "sdruntime/sdruntime"}
 
@@ -99,7 +96,7 @@ def test_a_runtime_comes_changes_and_goes_and_nothing_else_is_touched(deployed: 
     assert deployed.stacks().keys() == STACKS | {"sdoneks-runtime-comfy"}
     assert deployed.releases()["comfy/comfy"] == "deployed"
 
-    scaled = {"runtime": with_image("comfyui")["runtime"] | {"scaling": {"maxReplicaCount": 3}}}
+    scaled = {"runtime": {"scaling": {"maxReplicaCount": 3}}}
     deployed.write_config(modelsRuntime=[*first, RUNTIME | {"extraValues": scaled}])
     calls = len(deployed.proxy.calls)
     succeeded(deployed.deploy())

@@ -246,18 +246,17 @@ def test_a_pinned_chart_of_a_private_oci_registry_is_installed(
     api: KubernetesApi, program: Path, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
     with chart_registry.chart_registry({"mirror/small": chart_registry.Served(CHART)}, tmp_path) as registry:
-        trusting = {**environment, "SSL_CERT_FILE": str(registry.authority)}
         login = RegistryLogin(registry.host, chart_registry.USER, chart_registry.PASSWORD)
         mirrored = replace(GOOD, chart=Chart(registry.oci("small"), "1.2.3"))
         kubeconfig = kubeconfig_of(api)
-        with Helm(program, environment=trusting, kubeconfig=kubeconfig, logins=[login]) as helm:
+        with Helm(program, environment=environment, kubeconfig=kubeconfig, logins=[login]) as helm:
             assert helm.install(mirrored, timeout_seconds=20) is Outcome.INSTALLED
             missing = replace(GOOD, name="other", chart=Chart(registry.oci("small"), "9.9.9"))
             with pytest.raises(ToolError, match=r"9\.9\.9"):
                 helm.install(missing, timeout_seconds=20)
         other = replace(mirrored, name="other")
         for logins in ([], [replace(login, password="another")]):
-            stranger = Helm(program, environment=trusting, kubeconfig=kubeconfig, logins=logins)
+            stranger = Helm(program, environment=environment, kubeconfig=kubeconfig, logins=logins)
             with stranger, pytest.raises(ToolError, match="could not install other") as caught:
                 stranger.install(other, timeout_seconds=20)
             assert caught.value.hint == "the chart's registry refuses: sdctl doctor"
@@ -267,7 +266,9 @@ def test_a_pinned_chart_of_a_private_oci_registry_is_installed(
 def test_a_pinned_chart_of_an_https_repository_is_rendered(
     program: Path, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
-    with chart_registry.chart_registry({"mirror/small": chart_registry.Served(CHART)}, tmp_path) as registry:
+    with chart_registry.chart_registry(
+        {"mirror/small": chart_registry.Served(CHART)}, tmp_path, is_tls=True
+    ) as registry:
         trusting = {**environment, "SSL_CERT_FILE": str(registry.authority)}
         listed = replace(GOOD, chart=Chart("small", "1.2.3", registry.repository))
         with Helm(program, environment=trusting) as helm:

@@ -25,6 +25,8 @@ import boto3
 import yaml
 from botocore.exceptions import ClientError
 
+from sdctl.render.charts import mirrored
+from sdctl.render.runtime_values import EVALUATION_IMAGES
 from sdctl.versions import KARPENTER_VERSION, KEDA_VERSION
 from support import helm_tools
 from support.aws_answers import answers
@@ -47,18 +49,11 @@ _CHARTS: Final = Path(__file__).with_name("charts")
 # For how long the cluster's existence is believed.
 _BELIEF_SECONDS: Final = 0.2
 _COMMAND_SECONDS: Final = 120
-
-
-def with_image(name: str) -> dict[str, Any]:
-    """Name a runtime's own image, by a tag that no registry is asked for."""
-    return {"runtime": {"inferenceApi": {"image": {"repository": f"example.com/{name}", "tag": "1.0"}}}}
-
-
 CONFIG: Final[dict[str, Any]] = {
     "stackName": STACK,
     "modelsRuntime": [
         {"name": "sdruntime", "namespace": "sdruntime", "type": "sdwebui", "dynamicModel": False,
-         "modelFilename": "v1-5-pruned-emaonly.safetensors", "extraValues": with_image("sdwebui")},
+         "modelFilename": "v1-5-pruned-emaonly.safetensors"},
     ],
 }  # fmt: skip
 
@@ -219,6 +214,7 @@ def aws_world(folder: Path, *, helm_major: int = 4) -> Iterator[World]:
         "sdctl/karpenter/karpenter-crd": Served(_CHARTS / "karpenter-crd", KARPENTER_VERSION),
         "sdctl/kedacore/charts/keda": Served(_CHARTS / "keda", KEDA_VERSION),
     }
+    images = [mirrored(image, "sdctl") for image in EVALUATION_IMAGES.values()]
     door = _Door()
     with (
         KubernetesApi(authenticate=door.lets_in, ready_seconds=0, has_operators=False) as api,
@@ -232,7 +228,7 @@ def aws_world(folder: Path, *, helm_major: int = 4) -> Iterator[World]:
             },
         ) as emulator_url,
         FaultProxy(emulator_url, answers(REGION)) as proxy,
-        chart_registry(charts, folder, needs_login=False) as registry,
+        chart_registry(charts, folder, images=images, needs_login=False) as registry,
     ):  # fmt: skip
         credentials = _make_user(emulator_url)
         door.open(api, emulator_url, credentials)
@@ -242,7 +238,7 @@ def aws_world(folder: Path, *, helm_major: int = 4) -> Iterator[World]:
                 api, ec2=door.client("ec2"), iam=door.client("iam"), cluster_name=STACK,
                 is_there=door.is_cluster_there,
             ),
-            environment=_environment(folder, proxy.url, helm, registry.authority, credentials),
+            environment=_environment(folder, proxy.url, helm, credentials),
             credentials=credentials, image_registry=f"{registry.host}/sdctl",
         )  # fmt: skip
         world.write_config()
@@ -262,16 +258,13 @@ def _make_user(emulator_url: str) -> dict[str, str]:
     return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
 
 
-def _environment(
-    folder: Path, endpoint: str, helm: Path, authority: Path, credentials: Mapping[str, str]
-) -> dict[str, str]:
+def _environment(folder: Path, endpoint: str, helm: Path, credentials: Mapping[str, str]) -> dict[str, str]:
     return {
         "PATH": f"{helm.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder / "home"),
         "SDCTL_HOME": str(folder / "home" / "sdctl"), "PYTHONPATH": str(ROOT), "TMPDIR": str(folder),
         "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
         "AWS_SECRET_ACCESS_KEY": credentials["aws_secret_access_key"],
-        "SSL_CERT_FILE": str(authority),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A registry of charts for tests, on HTTPS: OCI at `/v2/`, and an index at `/charts/`.
+"""A registry of charts and images for tests: OCI at `/v2/`, and an index of the charts at `/charts/`.
 
 As much of https://github.com/opencontainers/distribution-spec as pulling a chart takes.
 """
@@ -12,7 +12,7 @@ import ssl
 import tarfile
 import threading
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +23,7 @@ import yaml
 from support.kubernetes_api import certificate
 
 USER, PASSWORD = "AWS", "a-long-token"
+_INDEX = "application/vnd.oci.image.index.v1+json"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -107,13 +108,20 @@ def _files(served: Served, repository: str) -> tuple[Files, Files]:
 
 @contextmanager
 def chart_registry(
-    charts: Mapping[str, Served], folder: Path, *, needs_login: bool = True
+    charts: Mapping[str, Served],
+    folder: Path,
+    *,
+    images: Iterable[str] = (),
+    is_tls: bool = False,
+    needs_login: bool = True,
 ) -> Iterator[Registry]:
     """Serve charts for as long as the context lasts.
 
     Args:
         charts: by their paths in the registry.
         folder: keeps the authority's file.
+        images: paths of images, of each of which `latest` is there and says its digest.
+        is_tls: speak HTTPS; on loopback registries are plain HTTP, as docker takes them to be.
         needs_login: let only `USER` with `PASSWORD` read by OCI.
     """
     private: Files = {}
@@ -122,6 +130,9 @@ def chart_registry(
         by_oci, by_index = _files(served, repository)
         private |= by_oci
         public |= by_index
+    for image in images:
+        about = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [], "annotations": {"of": image}}
+        private[f"/v2/{image}/manifests/latest"] = (_INDEX, json.dumps(about).encode())
     wanted = f"Basic {b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"
 
     class Handler(BaseHTTPRequestHandler):
@@ -162,7 +173,8 @@ def chart_registry(
     context.load_cert_chain(pem)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    if is_tls:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

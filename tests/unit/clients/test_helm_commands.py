@@ -43,6 +43,16 @@ def test_helm_3_knows_the_way_back_by_another_name() -> None:
     assert "--rollback-on-failure" not in upgrade(KEDA, THREE)
 
 
+@pytest.mark.parametrize(
+    ("registry", "is_plain"),
+    [("127.0.0.1:5000", True), ("localhost:5000", True), ("[::1]:5000", True), ("r.example", False),
+     ("127.0.0.1.example", False)],
+)  # fmt: skip
+def test_only_a_registry_of_this_machine_is_spoken_to_in_the_clear(registry: str, is_plain: bool) -> None:
+    release = Release("web", "web", Chart(f"oci://{registry}/sdctl/web", "1.0.0"))
+    assert ("--plain-http" in upgrade(release, FOUR)) is is_plain
+
+
 def test_crds_that_are_a_release_of_their_own_are_left_out() -> None:
     arguments = upgrade(KARPENTER, FOUR)
     assert "--skip-crds" in arguments
