@@ -37,9 +37,9 @@ def _s3(operation: str, on: str | tuple[str, ...], *actions: str) -> Call:
 
 _WHO: Final = _calls("sts", "anything", "GetCallerIdentity")
 _READ_STACKS: Final = (
-    # Without a name, as all are listed at once, it is asked for of every stack.
-    *_calls("cloudformation", "all stacks", "DescribeStacks"),
-    *_calls("cloudformation", "stacks", "DescribeStackEvents", "GetTemplate"),
+    # All are listed at once, without a name.
+    *_calls("cloudformation", "anything here", "DescribeStacks"),
+    *_calls("cloudformation", "stacks", "DescribeStackEvents"),
 )
 _CREATE_BUCKETS: Final = (
     _s3("CreateBucket", "created buckets"),
@@ -91,8 +91,8 @@ _DEPLOY: Final = (
         ("cloudformation:CreateChangeSet", "cloudformation:TagResource"),
     ),
     *_calls(
-        "cloudformation", "stacks", "DescribeChangeSet", "ExecuteChangeSet", "DeleteChangeSet",
-        "ContinueUpdateRollback", "DeleteStack", "UpdateTerminationProtection",
+        "cloudformation", "stacks", "GetTemplate", "DescribeChangeSet", "ExecuteChangeSet",
+        "DeleteChangeSet", "ContinueUpdateRollback", "DeleteStack", "UpdateTerminationProtection",
     ),
     *_calls("iam", "spot role", "CreateServiceLinkedRole"),
     *_LOOK_FOR_BUCKETS,
@@ -151,7 +151,7 @@ _DESTROY: Final = (
 )
 _SUBMIT: Final = (
     # Where no deploy left a record: the deployment is found by its name.
-    *_calls("cloudformation", "all stacks", "DescribeStacks"),
+    *_calls("cloudformation", "anything here", "DescribeStacks"),
     *_calls("ssm", "runtimes", "GetParametersByPath"),
     *_calls("sns", "input topic", "Publish"),
     Call("apigateway", "GetApiKey", ("api key",), ("apigateway:GET",)),

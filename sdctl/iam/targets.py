@@ -50,10 +50,6 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
             "anything": (("*",), NO_CONDITION),
             "anything here": (("*",), {"StringEquals": {"aws:RequestedRegion": place.region}}),
             "stacks": (stacks, NO_CONDITION),
-            "all stacks": (
-                (place.arn("cloudformation:{region}:{account}:stack/*/*"),),
-                NO_CONDITION,
-            ),
             "asset bucket": ((assets,), NO_CONDITION),
             "asset objects": (objects, NO_CONDITION),
             "locks": ((f"{assets}/locks/*",), NO_CONDITION),

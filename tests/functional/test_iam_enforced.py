@@ -17,13 +17,16 @@ from botocore.stub import Stubber
 
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cloudformation import CloudFormation
-from sdctl.clients.iam import wishes_of
+from sdctl.clients.iam import Iam, wishes_of
 from sdctl.clients.quotas import Quotas
+from sdctl.clients.s3 import S3
 from sdctl.clients.tagging import Tagging
 from sdctl.config.model import Config
 from sdctl.deploy.executor import LOCAL_PACE, Executor
-from sdctl.deploy.planner import observe, observe_stack, plan_deploy
+from sdctl.deploy.lock import deploy_lock, this_process
+from sdctl.deploy.planner import bucket_name, observe, observe_stack, plan_deploy
 from sdctl.deploy.remains import REMAINS_HANDLERS
+from sdctl.deploy.results import read_results
 from sdctl.deploy.standing import observe_standing
 from sdctl.deploy.steps import Plan, StackStep
 from sdctl.deploy.teardown import plan_destroy
@@ -122,8 +125,8 @@ def configured(stack_name: str, **more: Any) -> Config:
 def front_side(aws: Aws, config: Config) -> Plan:
     """Plan what the emulator has: no cluster, and nothing of what needs one."""
     plan = plan_deploy(config, observe(aws, config, target="aws"), target="aws")
-    stacks = {"network", "cluster", *(f"runtime-{runtime.name}" for runtime in config.runtimes)}
-    return Plan(tuple(step for step in plan if step.id not in stacks and step.kind != "release"))
+    kept = {"asset-bucket", "model-bucket", "functions", "front"}
+    return Plan(tuple(step for step in plan if step.id in kept))
 
 
 def broken(plan: Plan, mend: Callable[[dict[str, Any]], None]) -> Plan:
@@ -190,6 +193,13 @@ def test_a_deployer_with_the_policy_alone_lives_through_everything_and_is_allowe
     config = configured("farm", modelsRuntime=[*RUNTIMES, CHOOSY])
     deployer = person("deploy", config)
     live_through_everything(deployer, config)
+    assets = bucket_name(config.stack_name, "assets", ACCOUNT, REGION)
+    # The emulator does not know the condition on the service: its own answer is no.
+    with (
+        deploy_lock(S3(deployer.aws), assets, config.stack_name, this_process("deploy")),
+        pytest.raises(AwsError, match="CreateServiceLinkedRole"),
+    ):
+        Iam(deployer.aws).create_service_role("spot.amazonaws.com")
     denied = look_at_everything(deployer, config)
     # The emulator takes AWS's public parameters, whose ARNs hold no account, for the account's own, and
     # does not see whose policies a simulation is about.
@@ -254,6 +264,9 @@ def test_a_submitter_publishes_and_reads_the_key_and_can_do_nothing_else(
     metadata = {"id": "a-1", "runtime": "sdruntime", "tasktype": "text-to-image", "prefix": "output"}
     body = {"task": {"metadata": metadata, "content": {"prompt": "A dog"}}}
     publish(submitter.aws, outputs, body)
+    # The emulator takes a path of parameters for all of them: its own answer is no.
+    with pytest.raises(AwsError, match="GetParametersByPath"):
+        read_results(submitter.aws, "shop")
     gateway = submitter.aws.client("apigateway")
     # The emulator does not look at the tags of API keys: its own answer is no, ours knows the key's tags.
     with pytest.raises(gateway.exceptions.ClientError):
@@ -276,7 +289,9 @@ def test_a_destroyer_takes_everything_down_and_is_allowed_nothing_more(
     config = configured("gone")
     outputs = Person(root, {}, Recorder(root)).deploy(config)
     destroyer = person("destroy", config)
-    standing = observe_standing(destroyer.aws, "gone", environment={})
+    assets = bucket_name("gone", "assets", destroyer.aws.account_id(), REGION)
+    with deploy_lock(S3(destroyer.aws), assets, "gone", this_process("destroy")):
+        standing = observe_standing(destroyer.aws, "gone", environment={})
     Executor(destroyer.aws, lambda _: None, pace=LOCAL_PACE, handlers=REMAINS_HANDLERS).run(
         plan_destroy(standing)
     )

@@ -23,8 +23,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "keyed": {"kmsKeyArn": "arn:aws:kms:us-west-2:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"},
     "every-option": {
-        "tracing": True, "gpuMetricsExporter": True, "ebsThroughputTuner": {},
-        "alarms": {"email": "a@example.com"}, "budget": {"monthlyAmount": 100.0, "email": "a@example.com"},
+        "tracing": True,
+        "gpuMetricsExporter": True,
+        "ebsThroughputTuner": {},
+        "alarms": {"email": "a@example.com"},
+        "budget": {"monthlyAmount": 100.0, "email": "a@example.com"},
         "network": {"interfaceEndpoints": True, "zones": ["us-west-2a", "us-west-2b"]},
         "APIGW": {
             "customDomain": {

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from sdctl.clients.aws import Aws
+from support.iam_requests import Caller, asked
 
 
 @dataclass(frozen=True)
@@ -76,22 +77,6 @@ def grants(document: Mapping[str, Any]) -> set[tuple[str, str, str]]:
     }
 
 
-# ---- What a call of botocore's asks for, written from the services' documentation -----------------
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html
-_S3_ACTIONS = {
-    "HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "ListObjectVersions": "ListBucketVersions",
-    "PutPublicAccessBlock": "PutBucketPublicAccessBlock", "PutBucketEncryption": "PutEncryptionConfiguration",
-    "HeadObject": "GetObject", "DeleteObjects": "DeleteObject",
-}  # fmt: skip
-
-
-_SERVICE_ROLES = {
-    "AWSServiceRoleForAmazonEKS": "eks.amazonaws.com",
-    "AWSServiceRoleForAmazonEKSNodegroup": "eks-nodegroup.amazonaws.com",
-    "AWSServiceRoleForEC2Spot": "spot.amazonaws.com",
-}
-
-
 class Recorder:
     """Keeps every call that a session makes, as (service, operation, parameters)."""
 
@@ -110,68 +95,14 @@ class Recorder:
 
     def requests(self, account: str, **context: tuple[str, ...]) -> Iterable[Request]:
         """Translate the calls into what IAM is asked; `context` has tags of the resources."""
-        known = {"aws:RequestedRegion": (self._region,), **context}
-        for service, operation, params in self.calls:
-            for action, arn in self._asked(service, operation, params, account):
-                yield Request(action, arn, known)
+        caller = Caller(self._partition, self._region, account)
+        for call in self.calls:
+            yield from requests_of(caller, *call, **context)
 
-    def _asked(
-        self, service: str, operation: str, params: dict[str, Any], account: str
-    ) -> Iterable[tuple[str, str]]:
-        prefix = f"arn:{self._partition}"
-        match service:
-            case "sts":
-                yield f"sts:{operation}", "*"
-            case "cloudformation":
-                name = params.get("StackName", "*")  # none means all
-                name = name.split("/")[1] if name.startswith("arn:") else name
-                arn = f"{prefix}:cloudformation:{self._region}:{account}:stack/{name}/0a1b2c"
-                yield f"cloudformation:{operation}", arn
-                if params.get("Tags"):
-                    yield "cloudformation:TagResource", arn
-                if "TemplateURL" in params:
-                    yield "s3:GetObject", f"{prefix}:s3:::{params['TemplateURL'].split('/', 3)[3]}"
-            case "s3" if operation == "ListBuckets":
-                yield "s3:ListAllMyBuckets", "*"
-            case "s3":
-                yield from self._asked_of_s3(operation, params, f"{prefix}:s3:::{params['Bucket']}")
-            case "ec2" | "lambda" | "logs" | "pricing":
-                yield f"{service}:{operation}", "*"
-            case "resourcegroupstaggingapi":
-                yield f"tag:{operation}", "*"
-            case "eks" if operation == "DescribeClusterVersions":
-                yield "eks:DescribeClusterVersions", "*"
-            case "eks":
-                yield f"eks:{operation}", f"{prefix}:eks:{self._region}:{account}:cluster/{params['name']}"
-            case "iam" if operation == "ListRoles":
-                yield "iam:ListRoles", "*"
-            case "iam" if operation == "SimulatePrincipalPolicy":
-                yield f"iam:{operation}", params["PolicySourceArn"]
-            case "iam":
-                owner = _SERVICE_ROLES[params["RoleName"]]
-                arn = f"{prefix}:iam::{account}:role/aws-service-role/{owner}/{params['RoleName']}"
-                yield f"iam:{operation}", arn
-            case "service-quotas" if operation == "GetServiceQuota":
-                quota = f"{params['ServiceCode']}/{params['QuotaCode']}"
-                yield f"servicequotas:{operation}", f"{prefix}:servicequotas:{self._region}:{account}:{quota}"
-            case "service-quotas":
-                yield f"servicequotas:{operation}", "*"
-            case "ssm":
-                for name in params["Names"]:
-                    yield f"ssm:{operation}", f"{prefix}:ssm:{self._region}::parameter{name}"
-            case "sns":
-                yield f"sns:{operation}", params["TopicArn"]
-            case "apigateway" if operation == "GetApiKey":
-                yield "apigateway:GET", f"{prefix}:apigateway:{self._region}::/apikeys/{params['apiKey']}"
-            case _:
-                raise AssertionError(f"{service} {operation}: say here what it asks for")
 
-    def _asked_of_s3(self, operation: str, params: dict[str, Any], bucket: str) -> Iterable[tuple[str, str]]:
-        action = f"s3:{_S3_ACTIONS.get(operation, operation)}"
-        if operation == "DeleteObjects":
-            for item in params["Delete"]["Objects"]:
-                yield action, f"{bucket}/{item['Key']}"
-                if "VersionId" in item:
-                    yield "s3:DeleteObjectVersion", f"{bucket}/{item['Key']}"
-        else:
-            yield action, f"{bucket}/{params['Key']}" if "Key" in params else bucket
+def requests_of(
+    caller: Caller, service: str, operation: str, params: Mapping[str, Any], **context: tuple[str, ...]
+) -> Iterable[Request]:
+    """Translate a call into what IAM is asked; `context` has tags of its resources."""
+    for action, arn, known in asked(caller, service, operation, params):
+        yield Request(action, arn, {"aws:RequestedRegion": (caller.region,), **context, **known})
