@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sdctl.config.model import Config
+from sdctl.render.charts import KARPENTER_ACCOUNT, KARPENTER_NAMESPACE, KEDA_ACCOUNT, KEDA_NAMESPACE
 from sdctl.render.engine import render_yaml
 from sdctl.render.karpenter import INTERRUPTION_EVENTS, controller_statements
 from sdctl.render.policies import Statement, allow
@@ -17,6 +18,9 @@ DEFAULT_KUBERNETES_VERSION: Final = KUBERNETES_DEFAULT
 SPARE_SYSTEM_NODES: Final = 1
 # https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-name.html
 KEPT_NAME_LENGTH: Final = 24
+# The accounts of the add-ons' pods, in the namespaces that the add-ons make.
+_MOUNTPOINT_ACCOUNT: Final = "s3-csi-driver-sa"
+_CLOUDWATCH_ACCOUNT: Final = "cloudwatch-agent"
 _NODE_POLICIES: Final = (
     "AmazonEKSWorkerNodePolicy",
     "AmazonEKS_CNI_Policy",
@@ -101,7 +105,10 @@ def _tag_list(config: Config) -> list[dict[str, str]]:
 
 
 def _pod_roles(config: Config) -> list[dict[str, Any]]:
-    """List the roles of pods; one whose add-on associates it itself has no association here."""
+    """List the roles of pods; an add-on associates its own.
+
+    https://docs.aws.amazon.com/eks/latest/userguide/pod-id-role.html
+    """
     bucket, key = "arn:${AWS::Partition}:s3:::${ModelBucket}", config.kms_key_arn
     return [
         {
@@ -109,14 +116,18 @@ def _pod_roles(config: Config) -> list[dict[str, Any]]:
             "description": "Karpenter starts and ends GPU nodes",
             "managed_policies": [],
             "statements": controller_statements(config.stack_name, kms_key_arn=key),
-            "association": {"namespace": "kube-system", "service_account": "karpenter"},
+            "namespace": KARPENTER_NAMESPACE,
+            "service_account": KARPENTER_ACCOUNT,
+            "is_associated_here": True,
         },
         {
             "logical": "KedaRole",
             "description": "KEDA reads how long the queues are",
             "managed_policies": [],
             "statements": [_read_queues(config.stack_name)],
-            "association": {"namespace": "keda", "service_account": "keda-operator"},
+            "namespace": KEDA_NAMESPACE,
+            "service_account": KEDA_ACCOUNT,
+            "is_associated_here": True,
         },
         {
             "logical": "ModelReaderRole",
@@ -127,14 +138,18 @@ def _pod_roles(config: Config) -> list[dict[str, Any]]:
                 allow(["s3:GetObject"], [{"Fn::Sub": f"{bucket}/*"}]),
                 *([allow(["kms:Decrypt"], [key])] if key else []),
             ],
-            "association": None,
+            "namespace": "kube-system",
+            "service_account": _MOUNTPOINT_ACCOUNT,
+            "is_associated_here": False,
         },
         {
             "logical": "CloudWatchAgentRole",
             "description": "The CloudWatch agent writes logs and metrics",
             "managed_policies": [_managed("CloudWatchAgentServerPolicy")],
             "statements": [],
-            "association": None,
+            "namespace": "amazon-cloudwatch",
+            "service_account": _CLOUDWATCH_ACCOUNT,
+            "is_associated_here": False,
         },
     ]
 
@@ -169,7 +184,7 @@ def _pod_addons() -> list[dict[str, Any]]:
             # The driver has to run on tainted GPU nodes too.
             "configuration": '{"node":{"tolerateAllTaints":true}}',
             "role": "ModelReaderRole",
-            "service_account": "s3-csi-driver-sa",
+            "service_account": _MOUNTPOINT_ACCOUNT,
         },
         {
             "logical": "CloudWatchAddon",
@@ -177,6 +192,6 @@ def _pod_addons() -> list[dict[str, Any]]:
             "after": ["SystemNodes", *log_groups],
             "configuration": '{"tolerations":[{"operator":"Exists"}]}',
             "role": "CloudWatchAgentRole",
-            "service_account": "cloudwatch-agent",
+            "service_account": _CLOUDWATCH_ACCOUNT,
         },
     ]

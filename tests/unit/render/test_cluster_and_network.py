@@ -221,6 +221,24 @@ def test_the_system_nodes_image_fits_their_processor(instance_type: str, expecte
     assert ami_type(instance_type) == f"AL2023_{expected}_STANDARD"
 
 
+def test_each_pods_role_is_for_one_service_account_of_this_cluster() -> None:
+    roles = of_type(cluster(), "AWS::IAM::Role")
+    accounts = {}
+    for logical, role in roles.items():
+        (statement,) = role["AssumeRolePolicyDocument"]["Statement"]
+        if statement["Principal"] == {"Service": "pods.eks.amazonaws.com"}:
+            tags = statement["Condition"]["StringEquals"]
+            assert tags["aws:RequestTag/eks-cluster-arn"] == {"Fn::GetAtt": ["Cluster", "Arn"]}
+            names = ("kubernetes-namespace", "kubernetes-service-account")
+            accounts[logical] = tuple(tags[f"aws:RequestTag/{name}"] for name in names)
+    assert accounts == {
+        "KarpenterRole": ("kube-system", "karpenter"),
+        "KedaRole": ("keda", "keda-operator"),
+        "ModelReaderRole": ("kube-system", "s3-csi-driver-sa"),
+        "CloudWatchAgentRole": ("amazon-cloudwatch", "cloudwatch-agent"),
+    }
+
+
 def test_every_role_has_the_permissions_boundary() -> None:
     boundary = "arn:aws:iam::123456789012:policy/boundary"
     roles = of_type(cluster(permissionsBoundaryArn=boundary), "AWS::IAM::Role")
