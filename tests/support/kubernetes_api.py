@@ -302,12 +302,15 @@ class KubernetesApi:
         if path == "api":
             return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
         if path == "apis":
-            versions = [
-                {"groupVersion": kinds[0].group_version, "version": kinds[0].version, "group": kinds[0].group}
-                for kinds in groups.values()
-                if kinds[0].group
+            versions: dict[str, list[Object]] = {}
+            for kinds in groups.values():
+                one = {"groupVersion": kinds[0].group_version, "version": kinds[0].version}
+                versions.setdefault(kinds[0].group, []).append(one)
+            listed = [
+                {"name": group, "versions": ones, "preferredVersion": ones[0]}
+                for group, ones in versions.items()
+                if group
             ]
-            listed = [{"name": one["group"], "versions": [one], "preferredVersion": one} for one in versions]
             return {"kind": "APIGroupList", "apiVersion": "v1", "groups": listed}
         if path == "openapi/v3":
             return {"paths": {one: {"serverRelativeURL": f"/openapi/v3/{one}?hash=1"} for one in groups}}

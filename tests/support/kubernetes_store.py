@@ -51,6 +51,14 @@ BUILT_IN = (
     ),
     *(Kind("apps", "v1", f"{kind.lower()}s", kind) for kind in ("Deployment", "ReplicaSet", "DaemonSet")),
     Kind("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+    Kind("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
+    *(
+        Kind("admissionregistration.k8s.io", "v1", plural, kind, False)
+        for plural, kind in (
+            ("validatingadmissionpolicies", "ValidatingAdmissionPolicy"),
+            ("validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding"),
+        )
+    ),
     *(
         Kind("rbac.authorization.k8s.io", "v1", f"{kind.lower()}s", kind, "Cluster" not in kind)
         for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
@@ -60,6 +68,7 @@ BUILT_IN = (
 OPERATORS = (
     Kind("karpenter.sh", "v1", "nodepools", "NodePool", False),
     Kind("karpenter.sh", "v1", "nodeclaims", "NodeClaim", False),
+    Kind("karpenter.sh", "v1alpha1", "nodeoverlays", "NodeOverlay", False),
     Kind("karpenter.k8s.aws", "v1", "ec2nodeclasses", "EC2NodeClass", False),
     Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
     Kind("keda.sh", "v1alpha1", "triggerauthentications", "TriggerAuthentication"),
@@ -242,6 +251,8 @@ class Store:
             new.setdefault("status", old["status"])
         if kind.kind == "Namespace":
             new.setdefault("status", {"phase": "Active"})
+        if kind.kind == "Deployment":  # as the server's own defaults do
+            new.setdefault("spec", {}).setdefault("replicas", (old or {}).get("spec", {}).get("replicas", 1))
         metadata["resourceVersion"] = before.get("resourceVersion", "")
         if dry or new == old:
             return new
