@@ -87,18 +87,20 @@ def sum_of(found: Iterable[Found], prices: Mapping[PriceKey, Price]) -> Total:
     charges = [
         Charge(one.id, one.quantity, prices.get((one.priced_as, one.spot_zone)))
         for one in found
-        if one.priced_as or one.type in HOLDING
+        if one.is_seen and (one.priced_as or one.type in HOLDING)
     ]
     return total(charges)
 
 
 def _row(one: Found, price: Price | None) -> Row:
+    if not one.is_seen:
+        return Row(one.type, one.id, 0.0, note=LISTED_ONLY)
     if one.type in HOLDING:
         return Row(one.type, one.id, None, note="by what it holds")
     if not one.priced_as:
-        return Row(one.type, one.id, 0.0, note="" if one.is_seen else LISTED_ONLY)
+        return Row(one.type, one.id, 0.0)
     if price is None:
         return Row(one.type, one.id, None, note="no price is known")
     monthly = Charge(one.id, one.quantity, price).monthly
-    note = "at most" if one.type in AT_MOST else "" if one.is_seen else LISTED_ONLY
+    note = "at most" if one.type in AT_MOST else ""
     return Row(one.type, one.id, monthly, price.currency, note)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from sdctl.cli import access, context, found, output
-from sdctl.errors import AwsError, NotFoundError, RemoteError, ToolError
+from sdctl.errors import AwsError, ConflictError, NotFoundError, RemoteError, ToolError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
     from sdctl.deploy.executor import Executor
     from sdctl.deploy.standing import Standing
-    from sdctl.deploy.steps import Event, Plan
+    from sdctl.deploy.steps import Plan
     from sdctl.deploy.teardown import Wishes
     from sdctl.deployments import Deployment
     from sdctl.inventory import Inventory
 
 # The list of tags forgets within minutes; what EC2 ends is gone sooner.
-PROOF_SECONDS: Final = 180
+PROOF_SECONDS: Final = 120
 
 
 class LeftOverError(RemoteError):
@@ -109,6 +109,8 @@ def _locked(aws: Aws, name: str) -> Iterator[list[Executor]]:
 
 
 def _carry_out(aws: Aws, standing: Standing, wishes: Wishes, running: list[Executor]) -> None:
+    from sdctl.cli.progress import progress
+    from sdctl.deploy.context import StoppedError
     from sdctl.deploy.drains import drain_handlers
     from sdctl.deploy.executor import Executor
     from sdctl.deploy.release_steps import Releases
@@ -126,11 +128,16 @@ def _carry_out(aws: Aws, standing: Standing, wishes: Wishes, running: list[Execu
             releases = resources.enter_context(Releases(aws, standing.stack_name, _helm(), environment=env))
         if not output.confirm(_question(plan, standing, wishes, aws.region)):
             raise typer.Exit(1)
+        shown = resources.enter_context(progress(plan))
         handlers = REMAINS_HANDLERS | drain_handlers(env)
-        executor = Executor(aws, _report, handlers=handlers, releases=releases)
+        executor = Executor(aws, shown.report, handlers=handlers, releases=releases)
         running.append(executor)
         try:
             executor.run(plan)
+        except StoppedError as error:
+            raise ConflictError(
+                "another deploy or destroy has taken this stack over", hint="sdctl status"
+            ) from error
         except KeyboardInterrupt:
             output.note("Interrupted; what AWS was asked for goes on. sdctl destroy takes up from there.")
             raise
@@ -161,17 +168,6 @@ def _question(plan: Plan, standing: Standing, wishes: Wishes, region: str) -> st
     return "\n".join([*lines, "Go on?"])
 
 
-def _report(event: Event) -> None:
-    """Show a step's progress; a stack's own events are for `--verbose`, its failures for everyone."""
-    if event.resource:
-        text = f"  {event.resource} {event.status} {event.reason}".rstrip()
-        (output.note if event.status.endswith("_FAILED") else output.detail)(text)
-    elif event.status == "waiting":
-        output.note(f"{event.step}: waiting for {event.reason}")
-    elif event.status in ("started", "done"):
-        output.note(f"{event.step}: {event.status} ({event.elapsed_seconds:.0f} s)")
-
-
 def _take_stock(aws: Aws, name: str, *, proves: bool) -> None:
     """Show what is left and its cost.
 
@@ -185,6 +181,7 @@ def _take_stock(aws: Aws, name: str, *, proves: bool) -> None:
 
     def probe() -> Inventory | None:
         last[:] = [_inventory(aws, name)]
+        output.detail(f"still there: {', '.join(row.id for row in last[0].left) or 'nothing'}")
         is_done = not proves or not (last[0].billable or last[0].unsure)
         return last[0] if is_done else None
 

@@ -15,6 +15,8 @@ from sdctl.errors import NotFoundError
 _STACK_ID_TAG: Final = "aws:cloudformation:stack-id"
 _LOGICAL_ID_TAG: Final = "aws:cloudformation:logical-id"
 _GONE: Final = "DELETE_COMPLETE"
+# What costs for being there is asked for by itself.
+_DESCRIBED: Final = frozenset({"dynamodb:table", "eks:cluster"})
 # The values of one filter: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeTags.html
 _BATCH: Final = 200
 
@@ -40,6 +42,7 @@ def presences(aws: Aws, listed: Sequence[Listed]) -> dict[tuple[str, str], Prese
     """Find out which of the resources are there, by (type, id).
 
     EC2 tells by its own tags, of the moment; a stack by the states of its resources, also when it is deleted.
+    What costs for being there is asked for by itself.
     """
     machines = _tagged_in_ec2(aws, [one.id for one in listed if one.type.startswith("ec2:")])
     stacks = {one.tags[_STACK_ID_TAG] for one in listed if _STACK_ID_TAG in one.tags}
@@ -49,12 +52,26 @@ def presences(aws: Aws, listed: Sequence[Listed]) -> dict[tuple[str, str], Prese
         state = states.get(one.tags.get(_STACK_ID_TAG, ""), {}).get(one.tags.get(_LOGICAL_ID_TAG, ""))
         if one.type.startswith("ec2:"):
             presence = Presence.THERE if one.id in machines else Presence.GONE
+        elif one.type in _DESCRIBED:
+            presence = Presence.THERE if _is_described(aws, one) else Presence.GONE
         elif state is None:
             presence = Presence.LISTED
         else:
             presence = Presence.GONE if state == _GONE else Presence.THERE
         found[one.type, one.id] = presence
     return found
+
+
+def _is_described(aws: Aws, one: Listed) -> bool:
+    try:
+        with aws_errors(f"look for {one.id}"):
+            if one.type == "eks:cluster":
+                aws.client("eks").describe_cluster(name=one.id)
+            else:
+                aws.client("dynamodb").describe_table(TableName=one.id)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _tagged_in_ec2(aws: Aws, ids: Sequence[str]) -> set[str]:

@@ -250,6 +250,7 @@ def _buckets(standing: Standing, wishes: Wishes) -> list[BucketStep]:
     for name, sight in standing.buckets.items():
         purpose = _purpose(standing.stack_name, name)
         is_doomed = purpose == "assets" or name in wishes.buckets or (purpose == "output" and sight.is_empty)
+        # Of outputs there may be several: each deployment of the name leaves its own.
         step_id = ASSET_BUCKET if purpose == "assets" else f"bucket-{name}"
         detail = name if is_doomed else f"{name} stays"
         action: Action = "delete" if is_doomed else "none"
@@ -278,6 +279,6 @@ def _delete_if(names: Iterable[str]) -> Action:
 
 def _listed(names: Iterable[str]) -> str:
     """Name the first few of many."""
-    listed = tuple(names)
+    listed = tuple(dict.fromkeys(names))
     more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
     return ", ".join(listed[:SHOWN_NAMES]) + more if listed else "nothing there"

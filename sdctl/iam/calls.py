@@ -132,6 +132,7 @@ NODES: Final = (
         "DeleteInstanceProfile",
     ),
     *_calls("logs", "own log groups", "DeleteLogGroup"),
+    *_calls("dynamodb", "task table", "DescribeTable"),
     *_calls("cloudformation", "stacks", "ListStackResources", "UpdateTerminationProtection"),
     _s3("GetBucketTagging", ("asset bucket", "output bucket", "model bucket")),
 )  # fmt: skip

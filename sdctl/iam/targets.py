@@ -65,6 +65,7 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
             ),
             "api key": ((place.arn("apigateway:{region}::/apikeys/*"),), tagged(config.stack_name)),
             "cluster": (scopes.arns("eks", "cluster"), NO_CONDITION),
+            "task table": (scopes.arns("dynamodb", "table"), NO_CONDITION),
         }
         | _node_targets(config.stack_name, place)
         | _doctor_targets(place)
