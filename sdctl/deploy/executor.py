@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Final
@@ -43,6 +43,8 @@ AWS_PACE: Final = Pace(interval_seconds=0.5, factor=1.5, ceiling_seconds=6.0)
 LOCAL_PACE: Final = Pace(interval_seconds=0.02, factor=1.5, ceiling_seconds=0.25)
 # After botocore's own attempts: a step that met no answer is begun again, in all some minutes.
 RETRY_PAUSES_SECONDS: Final = (2.0, 5.0, 15.0, 30.0, 60.0)
+# A wait without a limit would miss an interrupt that comes just before it.
+WAKE_SECONDS: Final = 0.5
 SIGN_IN_PAUSE_SECONDS: Final = 5.0
 # A step that meets refused credentials more often is refused for another reason.
 MAX_RENEWALS: Final = 3
@@ -166,13 +168,14 @@ class Executor:
                     running[step.id] = self._begin(step, ended)
                 if not running:
                     break
-                step, error = ended.get()
+                step, error = _next(ended)
                 del running[step.id]
                 failure = failure or error
         except BaseException:
             self.stop()
             for thread in running.values():
-                thread.join()  # a second interrupt leaves without waiting
+                while thread.is_alive():  # a second interrupt leaves without waiting
+                    thread.join(WAKE_SECONDS)
             raise
         if failure is not None:
             raise failure
@@ -290,6 +293,14 @@ class Executor:
         with self._told:
             elapsed = self._clock.monotonic() - self._started
             self._report(replace(event, elapsed_seconds=elapsed))
+
+
+def _next(ended: SimpleQueue[tuple[Step, BaseException | None]]) -> tuple[Step, BaseException | None]:
+    while True:
+        try:
+            return ended.get(timeout=WAKE_SECONDS)
+        except Empty:
+            continue
 
 
 def _ready(waiting: list[Step], running: Mapping[str, Thread]) -> list[Step]:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Barrier, Lock, Thread
+from threading import Event as Flag
 from typing import Any
 
 import pytest
@@ -11,10 +17,12 @@ import pytest
 from fakes.cloudformation import FakeCloudFormation, event
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cloudformation import CloudFormation
-from sdctl.deploy.executor import Executor
+from sdctl.deploy.context import StepContext
+from sdctl.deploy.executor import RETRY_PAUSES_SECONDS, Executor
 from sdctl.deploy.steps import Event, Plan, StackStep, Step
-from sdctl.errors import DeployFailedError, WaitTimeoutError
-from sdctl.polling import Clock
+from sdctl.errors import AwsError, DeployFailedError, WaitTimeoutError
+from sdctl.polling import Clock, Pace
+from sdctl.render.stacks import Output
 
 STEP = StackStep(id="front", action="update", name="xStack", body="{}")
 
@@ -138,3 +146,219 @@ def test_a_kind_of_step_that_nobody_knows_is_an_error() -> None:
     odd: Any = Step(id="odd", action="create")
     with pytest.raises(TypeError, match="no way to create a Step"):
         Run(FakeCloudFormation([None]))(odd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deed(Step):
+    """A step of these tests: what it does is in `deeds`."""
+
+
+Does = Callable[[StepContext], None]
+
+
+class Deeds:
+    """An executor whose steps do what a test says, and a record of the events."""
+
+    def __init__(self, deeds: dict[str, Does], **options: Any) -> None:
+        self.events: list[Event] = []
+        self.executor = Executor(
+            Aws(AwsAccess("us-west-2")), self.events.append,
+            handlers={Deed: lambda step, context: deeds[step.id](context)}, **options,
+        )  # fmt: skip
+
+    def run(self, *steps: Step) -> None:
+        self.executor.run(Plan(steps))
+
+    def told(self) -> list[tuple[str, str]]:
+        return [(event.step, event.status) for event in self.events]
+
+
+def deed(step_id: str, *needs: str) -> Deed:
+    return Deed(id=step_id, action="create", needs=needs)
+
+
+def nothing(_: StepContext) -> None:
+    """Be done at once."""
+
+
+def test_steps_that_do_not_need_each_other_run_at_the_same_time_and_others_wait() -> None:
+    meeting = Barrier(2)
+
+    def meet(_: StepContext) -> None:
+        meeting.wait(timeout=10)
+
+    run = Deeds({"a": meet, "b": meet, "c": nothing})
+    run.run(deed("c", "a", "b"), deed("a"), deed("b"))
+    assert run.told()[-2:] == [("c", "started"), ("c", "done")]
+    assert {("a", "done"), ("b", "done")} <= set(run.told()[:-2])
+
+
+def test_no_more_steps_run_at_once_than_there_are_workers() -> None:
+    running, most, lock = 0, 0, Lock()
+
+    def count(_: StepContext) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    names = [f"s{number}" for number in range(12)]
+    Deeds(dict.fromkeys(names, count), workers=3).run(*map(deed, names))
+    assert most == 3
+
+
+def test_a_failure_lets_running_steps_end_and_starts_nothing_more() -> None:
+    has_failed = Flag()
+
+    def fail(_: StepContext) -> None:
+        raise DeployFailedError("broken")
+
+    def outlive(_: StepContext) -> None:
+        assert has_failed.wait(10)
+
+    run = Deeds({"bad": fail, "long": outlive, "after": nothing, "next": nothing})
+    report = run.executor._report
+
+    def reporting(event: Event) -> None:
+        report(event)
+        if event.status == "failed":
+            has_failed.set()
+
+    run.executor._report = reporting
+    with pytest.raises(DeployFailedError, match="broken"):
+        run.run(deed("bad"), deed("long"), deed("after", "bad"), deed("next", "long"))
+    assert ("long", "done") in run.told()
+    assert not {"after", "next"} & {step for step, _ in run.told()}
+    assert next(event.reason for event in run.events if event.status == "failed") == "broken"
+
+
+def test_an_interrupt_ends_every_wait_at_once() -> None:
+    begun = Flag()
+
+    def wait_for_ever(context: StepContext) -> None:
+        begun.set()
+        context.poll(lambda: None, awaited="never", timeout_seconds=600)
+
+    run = Deeds({"long": wait_for_ever, "after": nothing}, pace=Pace(60, 1, 60))
+
+    def interrupt() -> None:
+        assert begun.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    Thread(target=interrupt).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run.run(deed("long"), deed("after", "long"))
+    assert time.monotonic() - started < 10
+    assert ("long", "failed") not in run.told()
+
+
+def test_steps_that_wait_for_each_other_are_refused_and_not_waited_for() -> None:
+    with pytest.raises(ValueError, match="wait for each other: a, b"):
+        Deeds({}).run(deed("a", "b"), deed("b", "a"))
+
+
+def test_a_lost_connection_begins_the_step_again_and_a_refusal_does_not() -> None:
+    tries: list[float] = []
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def lose(_: StepContext) -> None:
+        tries.append(now)
+        if len(tries) < 3:
+            raise AwsError("could not read: no connection", aws_code="EndpointConnectionError")
+
+    clock = Clock(monotonic=lambda: now, sleep=sleep, uniform=lambda low, _high: low)
+    run = Deeds({"a": lose}, clock=clock)
+    run.run(deed("a"))
+    assert tries == [0, 2, 7]
+    waits = [event.reason for event in run.events if event.status == "waiting"]
+    assert waits[0] == "an answer: could not read: no connection; the next attempt is in 2 s"
+
+    def refuse(_: StepContext) -> None:
+        tries.append(now)
+        raise AwsError("no", aws_code="AccessDenied")
+
+    tries.clear()
+    with pytest.raises(AwsError, match="no"):
+        Deeds({"a": refuse}, clock=clock).run(deed("a"))
+    assert len(tries) == 1
+
+    def never(_: StepContext) -> None:
+        tries.append(now)
+        raise AwsError("gone", aws_code="Throttling")
+
+    tries.clear()
+    with pytest.raises(AwsError, match="gone"):
+        Deeds({"a": never}, clock=clock).run(deed("a"))
+    assert len(tries) == 1 + len(RETRY_PAUSES_SECONDS)
+
+
+class SignedOut(Aws):
+    """A session whose credentials are over, and of which somebody signs in again at the third look."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(AwsAccess("us-west-2"))
+        self.looks = looks
+        self.is_signed_in = False
+
+    def renew(self) -> bool:
+        self.looks -= 1
+        self.is_signed_in = self.looks <= 0
+        return self.is_signed_in
+
+
+@pytest.mark.parametrize(("patience", "is_done"), [(60.0, True), (0.0, False)])
+def test_credentials_that_are_over_are_waited_for_once_for_all_steps(patience: float, is_done: bool) -> None:
+    aws, now, meeting = SignedOut(3), 0.0, Barrier(2)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def work(_: StepContext) -> None:
+        if not aws.is_signed_in:
+            meeting.wait(timeout=10)
+            raise AwsError("expired", aws_code="ExpiredToken")
+
+    events: list[Event] = []
+    executor = Executor(
+        aws, events.append, handlers={Deed: lambda _, context: work(context)}, sign_in_seconds=patience,
+        clock=Clock(monotonic=lambda: now, sleep=sleep, uniform=lambda low, _high: low),
+    )  # fmt: skip
+    plan = Plan((deed("a"), deed("b")))
+    if is_done:
+        executor.run(plan)
+        assert aws.looks == 0
+        assert [event.status for event in events].count("waiting") == 1
+    else:
+        with pytest.raises(AwsError, match="expired"):
+            executor.run(plan)
+
+
+def test_what_had_nothing_to_do_is_done_when_the_outputs_it_uses_have_changed() -> None:
+    fake = FakeCloudFormation(["UPDATE_COMPLETE"], change_set=("FAILED", "didn't contain changes"))
+    run = Run(fake)
+    user = StackStep(
+        id="user", action="none", name="user", parameters={"A": Output("xStack", "Out")}, needs=("front",),
+    )  # fmt: skip
+    same = replace(user, id="same", name="same", parameters={"A": Output("other", "Out")})
+    known = {"xStack": {"Out": "old"}, "user": {}, "same": {}, "other": {"Out": "put"}}
+    run.executor.run(Plan((replace(STEP, action="update"), user, same)), known)
+    told = {(event.step, event.status) for event in run.events}
+    assert {("user", "done"), ("same", "kept")} <= told
+
+
+def test_a_stack_that_is_to_be_protected_is_protected_once() -> None:
+    fake = FakeCloudFormation(["REVIEW_IN_PROGRESS", "REVIEW_IN_PROGRESS", "CREATE_COMPLETE"])
+    Run(fake)(replace(STEP, action="create", is_protected=True))
+    assert fake.calls[-1] == "protect"
+    fake = FakeCloudFormation(["CREATE_COMPLETE", "CREATE_COMPLETE", "UPDATE_COMPLETE"], is_protected=True)
+    Run(fake)(replace(STEP, is_protected=True))
+    assert "protect" not in fake.calls
