@@ -259,7 +259,7 @@ class Config(Section):
     """True installs NVIDIA's exporter for Prometheus, beside what CloudWatch gets."""
     ebs_throughput_tuner: ThroughputTuner | None = None
     kms_key_arn: Annotated[str, StringConstraints(pattern=KMS_KEY_PATTERN)] | None = None
-    """A key of yours for all that is stored; fixed once the cluster is there."""
+    """A key of yours for all that is stored; fixed once the cluster is there. `render` writes its policy."""
     log_retention_days: RetentionDays = 30
     tracing: bool = True
     """Traces requests with X-Ray, from the API to the queue."""

@@ -24,6 +24,7 @@ from sdctl.iam.scopes import Place
 from sdctl.offline.text import to_json, to_yaml
 from sdctl.releases import Chart, Release
 from sdctl.render.engine import Rendered
+from sdctl.render.key_policy import key_policy
 from sdctl.render.network import ZONES as MAX_ZONES
 from sdctl.render.runtime import runtime_stack_name
 from sdctl.render.stacks import Output, Stack, outputs_in, resolve
@@ -105,7 +106,7 @@ def chart_name(chart: Chart) -> str:
 
 
 def policy_files(config: Config, where: Where, plan: Plan) -> dict[str, bytes]:
-    """Return the policies of each purpose, in documents that are short enough for IAM.
+    """Return the policies of each purpose, in documents that are short enough for IAM, and of a key.
 
     Args:
         config: the configuration.
@@ -125,6 +126,8 @@ def policy_files(config: Config, where: Where, plan: Plan) -> dict[str, bytes]:
         for number, document in enumerate(documents, 1):
             part = f"-{number}" if len(documents) > 1 else ""
             found[f"iam/{purpose}{part}.json"] = to_json(document)
+    if config.kms_key_arn:
+        found["iam/key.json"] = to_json(key_policy(where.region or REGION, where.account or ACCOUNT))
     return found
 
 
