@@ -151,29 +151,32 @@ class Controllers:
 
     # ---- Karpenter -----------------------------------------------------------------------------
     def _classes(self) -> None:
-        """A node class has an instance profile, which holds the node role until the class is deleted."""
+        """A node class holds its instance profile until it is deleted: a given one, or one of its role."""
         claims = self._api.objects("NodeClaim")
-        profiles = {
-            one["InstanceProfileName"] for one in self._iam.list_instance_profiles()["InstanceProfiles"]
-        }
         for found in self._api.objects("EC2NodeClass"):
-            name, role = found["metadata"]["name"], found["spec"]["role"]
-            profile = f"{self._cluster}_{hashlib.sha256(name.encode()).hexdigest()[:20]}"
+            name, spec = found["metadata"]["name"], found["spec"]
             is_used = any(one["spec"]["nodeClassRef"]["name"] == name for one in claims)
-            is_deleted = "deletionTimestamp" in found["metadata"]
-            if is_deleted and not is_used:
-                self._drop_class(name, profile, role if profile in profiles else "")
+            if "role" in spec:
+                self._keep_profile(name, spec["role"], is_needed="deletionTimestamp" not in found["metadata"])
+            elif spec["instanceProfile"] not in self._profiles():
+                raise AssertionError(f"the instance profile {spec['instanceProfile']} does not exist")
+            if "deletionTimestamp" in found["metadata"] and not is_used:
+                for template in self._templates():
+                    self._ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
             self._finalize("EC2NodeClass", found, CLASS_FINALIZER, is_free=not is_used)
-            if not is_deleted and profile not in profiles:
-                self._iam.create_instance_profile(InstanceProfileName=profile)
-                self._iam.add_role_to_instance_profile(InstanceProfileName=profile, RoleName=role)
 
-    def _drop_class(self, name: str, profile: str, role: str) -> None:
-        if role:
-            self._iam.remove_role_from_instance_profile(InstanceProfileName=profile, RoleName=role)
-            self._iam.delete_instance_profile(InstanceProfileName=profile)
-        for template in self._templates():
-            self._ec2.delete_launch_template(LaunchTemplateId=template["LaunchTemplateId"])
+    def _keep_profile(self, node_class: str, role: str, *, is_needed: bool) -> None:
+        profile = f"{self._cluster}_{hashlib.sha256(node_class.encode()).hexdigest()[:20]}"
+        names = {"InstanceProfileName": profile}
+        if is_needed and profile not in self._profiles():
+            self._iam.create_instance_profile(**names)
+            self._iam.add_role_to_instance_profile(**names, RoleName=role)
+        elif not is_needed and profile in self._profiles():
+            self._iam.remove_role_from_instance_profile(**names, RoleName=role)
+            self._iam.delete_instance_profile(**names)
+
+    def _profiles(self) -> set[str]:
+        return {one["InstanceProfileName"] for one in self._iam.list_instance_profiles()["InstanceProfiles"]}
 
     def _templates(self) -> list[dict[str, Any]]:
         wanted = [{"Name": "tag:karpenter.k8s.aws/cluster", "Values": [self._cluster]}]
