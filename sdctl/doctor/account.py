@@ -8,8 +8,9 @@ from typing import Final
 from sdctl.clients.ec2 import SPOT
 from sdctl.contract import nearest
 from sdctl.doctor.check import Check, Topic
-from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NOT_READ, AwsFacts
 from sdctl.doctor.needs import SERVICE_ROLES, RuntimeNeed
+from sdctl.reads import Unknown
 
 CREDENTIALS: Final = Topic(
     "credentials", "everything is done as this role or user, which administers the cluster"

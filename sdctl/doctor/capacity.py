@@ -9,8 +9,9 @@ from sdctl.clients.ec2 import Zone
 from sdctl.config.model import Config
 from sdctl.doctor import needs as wanted
 from sdctl.doctor.check import Check, Topic
-from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NOT_READ, AwsFacts
 from sdctl.doctor.needs import RuntimeNeed
+from sdctl.reads import Unknown
 from sdctl.render.network import MIN_ZONES, ZONE_IDS_WITHOUT_EKS, suitable_zones
 
 ZONES: Final = Topic("zones", "the cluster and its nodes are spread over zones that EKS must support")

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
-from sdctl.doctor.facts import NOT_READ, Unknown
+from sdctl.doctor.facts import NOT_READ
+from sdctl.reads import Unknown
 
 Result = Literal["pass", "warn", "fail"]
 PASS: Final = "pass"  # noqa: S105 - no password

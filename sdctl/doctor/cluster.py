@@ -9,7 +9,8 @@ from typing import Final
 from sdctl import versions
 from sdctl.config.model import Config
 from sdctl.doctor.check import Check, Topic
-from sdctl.doctor.facts import AwsFacts, ToolFacts, Unknown
+from sdctl.doctor.facts import AwsFacts, ToolFacts
+from sdctl.reads import Unknown
 from sdctl.versions import EKS_CALENDAR, KubernetesRelease
 
 VERSION: Final = Topic(

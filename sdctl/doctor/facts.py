@@ -6,57 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Final, TypeVar, Union
 
 from sdctl.clients.cloudformation import StackView
 from sdctl.clients.ec2 import RunningInstance, Snapshot, Subnet, Zone
 from sdctl.clients.eks import Cluster
 from sdctl.clients.iam import Denied, Identity
+from sdctl.reads import Read, Unknown
 from sdctl.versions import KubernetesRelease
 
-T = TypeVar("T")
-
-
-# Error codes by which services refuse: each has its own.
-_DENIED_CODES: Final = frozenset({
-    "AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403",
-})  # fmt: skip
-# botocore's own errors where no answer came; `aws_errors` keeps their names as the code.
-_UNREACHABLE_CODES: Final = frozenset({
-    "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError",
-    "ProxyConnectionError", "SSLError", "ResponseParserError",
-})  # fmt: skip
-# What a region answers that the account has not enabled, and to keys that do not exist.
-_UNKNOWN_KEY_CODES: Final = frozenset({
-    "InvalidClientTokenId", "UnrecognizedClientException", "AuthFailure", "OptInRequired",
-})  # fmt: skip
-NO_ANSWER: Final = "NoAnswer"
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    """A fact that could not be read: why, and AWS's or botocore's code of the error, if there was one."""
-
-    reason: str
-    code: str = ""
-
-    @property
-    def is_denied(self) -> bool:
-        """Tell whether permission was missing."""
-        return self.code in _DENIED_CODES
-
-    @property
-    def is_unreachable(self) -> bool:
-        """Tell whether no answer of AWS came."""
-        return self.code in _UNREACHABLE_CODES or self.code == NO_ANSWER
-
-    @property
-    def is_unknown_key(self) -> bool:
-        """Tell whether AWS does not know the key, at least not in this region."""
-        return self.code in _UNKNOWN_KEY_CODES
-
-
-Read = Union[T, Unknown]  # noqa: UP007 - a generic alias cannot be written with |
 # What stands for everything else where it is not known whose credentials these are, if any.
 NOT_READ = Unknown("AWS was not asked, since there are no usable credentials")
 

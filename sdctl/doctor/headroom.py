@@ -10,7 +10,8 @@ from sdctl.config.model import Config
 from sdctl.doctor import needs as wanted
 from sdctl.doctor.capacity import chosen_zones
 from sdctl.doctor.check import Check, Topic, console
-from sdctl.doctor.facts import NOT_READ, AwsFacts, Read, Unknown
+from sdctl.doctor.facts import NOT_READ, AwsFacts
+from sdctl.reads import Read, Unknown
 
 VPCS: Final = Topic("vpc-headroom", "the network stack makes a VPC of its own")
 ADDRESSES: Final = Topic("address-headroom", "each NAT gateway takes an Elastic IP address")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from sdctl.doctor.check import Check, Topic
-from sdctl.doctor.facts import LocalFacts, Unknown
+from sdctl.doctor.facts import LocalFacts
+from sdctl.reads import Unknown
 from sdctl.versions import numbers
 
 SYSTEM: Final = Topic("system", "the local target's processes are driven by POSIX signals")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from sdctl.clients.helm_binary import can_install, find_helm, helm_version, platform_name
-from sdctl.doctor.facts import LocalFacts, Read, ToolFacts, Unknown
+from sdctl.doctor.facts import LocalFacts, ToolFacts
 from sdctl.errors import SdctlError
+from sdctl.reads import Read, Unknown
 
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([^;]*)")
 

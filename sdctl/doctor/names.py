@@ -8,8 +8,9 @@ from typing import Final
 from sdctl.clients.cloudformation import StackState, StackView
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.doctor.check import Check, Topic
-from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NOT_READ, AwsFacts
 from sdctl.doctor.needs import MODELS_FOLDER, bucket_names, stack_names
+from sdctl.reads import Unknown
 from sdctl.render.cluster import cluster_log_groups
 
 STACKS: Final = Topic(

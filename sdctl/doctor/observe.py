@@ -1,17 +1,13 @@
 """Reads an account: every read in a thread of its own, with a deadline; what fails becomes an `Unknown`.
 
-Nothing is changed. A thread that outlives its deadline is left behind as a daemon, so that neither a read
-nor the end of the process waits for it.
+Nothing is changed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
-from threading import Event, Thread
-from time import monotonic
 from typing import Any, Final
 
 from sdctl.clients.aws import Aws
@@ -25,7 +21,7 @@ from sdctl.clients.s3 import S3
 from sdctl.clients.ssm import Ssm
 from sdctl.config.model import Config
 from sdctl.doctor import needs as wanted
-from sdctl.doctor.facts import NO_ANSWER, AwsFacts, Read, Unknown
+from sdctl.doctor.facts import AwsFacts
 from sdctl.doctor.needs import (
     MODELS_FOLDER,
     RuntimeNeed,
@@ -33,61 +29,18 @@ from sdctl.doctor.needs import (
     image_parameter,
     stack_names,
 )
-from sdctl.errors import NotFoundError, SdctlError
+from sdctl.errors import NotFoundError
+from sdctl.reads import READ_SECONDS, Read, Unknown, read_all
 from sdctl.render.cluster import cluster_log_groups
 from sdctl.versions import EKS_CALENDAR
 
 # Whose credentials these are comes first, then everything else at once: 15 seconds in all.
 IDENTITY_SECONDS: Final = 6.0
-READ_SECONDS: Final = 8.0
 # A policy has about 70 statements, IAM is far from most regions, and a client keeps ten connections.
 SIMULATIONS_AT_ONCE: Final = 10
 # EC2 scores a choice of fewer types as hopeless, whatever there is:
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-placement-score.html
 MIN_SCORED_TYPES: Final = 3
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One read and what came of it."""
-
-    read: Callable[[], Any]
-    done: Event = field(default_factory=Event)
-    value: Any = None
-    bug: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            self.value = self.read()
-        except SdctlError as error:
-            self.value = Unknown(error.message, getattr(error, "aws_code", ""))
-        except Exception as bug:  # noqa: BLE001 - carried to the thread that waits, and raised there
-            self.bug = bug
-        self.done.set()
-
-
-def read_all(
-    reads: Mapping[str, Callable[[], Any]], *, timeout_seconds: float = READ_SECONDS
-) -> dict[str, Any]:
-    """Run reads at once and return what each came to: its value, or an `Unknown`.
-
-    Args:
-        reads: by name; one that raises an error of ours is unknown for that reason.
-        timeout_seconds: each read's own deadline; they all start now.
-    """
-    slots = {name: _Slot(read) for name, read in reads.items()}
-    deadline = monotonic() + timeout_seconds
-    for name, slot in slots.items():
-        Thread(target=slot.run, name=f"read-{name}", daemon=True).start()
-    found: dict[str, Any] = {}
-    for name, slot in slots.items():
-        if not slot.done.wait(max(0.0, deadline - monotonic())):
-            found[name] = Unknown(f"there was no answer within {timeout_seconds:g} s", NO_ANSWER)
-        elif slot.bug is not None:
-            raise slot.bug
-        else:
-            found[name] = slot.value
-    return found
 
 
 def observe_aws(

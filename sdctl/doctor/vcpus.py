@@ -10,8 +10,9 @@ from sdctl.clients.ec2 import ON_DEMAND, SPOT, RunningInstance
 from sdctl.config.model import Config
 from sdctl.doctor import needs as wanted
 from sdctl.doctor.check import Check, Topic, console
-from sdctl.doctor.facts import NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NOT_READ, AwsFacts
 from sdctl.doctor.needs import Family, RuntimeNeed
+from sdctl.reads import Unknown
 
 _WHY: Final = "nodes start only as far as the account's vCPU quota allows; new accounts often have 0"
 _QUOTA_PAGE: Final = "servicequotas/home/services/ec2/quotas"

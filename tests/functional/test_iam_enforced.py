@@ -30,13 +30,13 @@ from sdctl.deploy.results import read_results
 from sdctl.deploy.standing import observe_standing
 from sdctl.deploy.steps import Plan, StackStep
 from sdctl.deploy.teardown import plan_destroy
-from sdctl.doctor.facts import Unknown
 from sdctl.doctor.needs import VPCS, runtime_needs
 from sdctl.doctor.observe import observe_aws
 from sdctl.errors import AwsError, DeployFailedError
 from sdctl.iam.calls import CALLS, INVENTORY, NODES, Purpose
 from sdctl.iam.policy import policy, split, stacks_of
 from sdctl.iam.scopes import Place, Scopes
+from sdctl.reads import Unknown
 from sdctl.tasks.publish import publish
 from support.emulator import running_emulator
 from support.iam_evaluator import Recorder, allows, matches

@@ -11,9 +11,10 @@ from sdctl.clients.ec2 import RunningInstance, Zone
 from sdctl.clients.iam import Identity
 from sdctl.config.model import Config
 from sdctl.doctor.check import Check
-from sdctl.doctor.facts import AwsFacts, LocalFacts, ToolFacts, Unknown
+from sdctl.doctor.facts import AwsFacts, LocalFacts, ToolFacts
 from sdctl.doctor.needs import SERVICE_ROLES, RuntimeNeed, bucket_names, runtime_needs
 from sdctl.doctor.rules import judge_aws, judge_local
+from sdctl.reads import Unknown
 from sdctl.versions import EKS_CALENDAR
 
 ACCOUNT = "123456789012"

@@ -22,6 +22,7 @@ ALLOWED = {
     "assets": {"errors"},
     "polling": {"errors"},
     "deployments": {"errors"},
+    "reads": {"errors"},
     "config": FOUNDATION,
     "versions": set(),
     "releases": set(),
@@ -36,7 +37,8 @@ ALLOWED = {
     "offline": {"deploy", "iam", "render", "config", "clients", "releases", "assets"} | FOUNDATION,
     "tasks": {"clients", "polling"} | FOUNDATION,
     "models": {"clients"} | FOUNDATION,
-    "doctor": {"deploy", "render", "config", "clients", "local", "versions"} | FOUNDATION,
+    "doctor": {"deploy", "render", "config", "clients", "local", "reads", "versions"} | FOUNDATION,
+    "status": {"deploy", "render", "clients", "inventory", "prices", "reads"} | FOUNDATION,
     "local": {
         "deploy", "render", "config", "clients", "polling", "assets", "task_record", "deployments",
     } | FOUNDATION,

@@ -17,11 +17,12 @@ from moto.server import ThreadedMotoServer
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.ec2 import Ec2
 from sdctl.clients.iam import Denied, Iam, Identity, Wish
-from sdctl.doctor.facts import NO_ANSWER, NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NOT_READ, AwsFacts
 from sdctl.doctor.needs import runtime_needs
-from sdctl.doctor.observe import SIMULATIONS_AT_ONCE, merged_denials, observe_aws, read_all, simulations
+from sdctl.doctor.observe import SIMULATIONS_AT_ONCE, merged_denials, observe_aws, simulations
 from sdctl.doctor.rules import judge_aws
 from sdctl.errors import AwsError, NotFoundError
+from sdctl.reads import NO_ANSWER, Unknown, read_all
 from support.cli import run
 from support.doctor import HELM, MODEL, ROLE, TODAY, config, provisioner, runtime
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from sdctl.clients.iam import Denied, Identity
 from sdctl.doctor.check import Check, console, has_failed
-from sdctl.doctor.facts import NO_ANSWER, NOT_READ, AwsFacts, Unknown
+from sdctl.doctor.facts import NOT_READ, AwsFacts
 from sdctl.doctor.needs import SERVICE_ROLES
 from sdctl.doctor.rules import judge_aws
+from sdctl.reads import NO_ANSWER, Unknown
 from support.doctor import (
     ACCOUNT,
     DENIED,

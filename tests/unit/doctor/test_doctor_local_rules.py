@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sdctl.doctor.facts import Unknown
 from sdctl.doctor.local import satisfies
+from sdctl.reads import Unknown
 from support.doctor import judged_locally
 
 GIB = 1024**3

@@ -12,8 +12,9 @@ from sdctl.clients.cloudformation import StackView
 from sdctl.clients.ec2 import Snapshot
 from sdctl.clients.eks import Cluster
 from sdctl.doctor.cluster import kubernetes_version
-from sdctl.doctor.facts import NOT_READ, Unknown
+from sdctl.doctor.facts import NOT_READ
 from sdctl.doctor.needs import bucket_names
+from sdctl.reads import Unknown
 from sdctl.versions import KubernetesRelease
 from support.doctor import ACCOUNT, DENIED, MODEL, REGION, config, healthy, judged, provisioner, runtime
 
