@@ -8,10 +8,13 @@ from typing import Any
 
 from sdctl.config.model import Config
 from sdctl.config.rules import partition_of
+from sdctl.releases import Release
+from sdctl.render.charts import ClusterFacts, third_party_releases
 from sdctl.render.cluster import cluster_stack
 from sdctl.render.network import network_stack
 from sdctl.render.options import option_stacks
 from sdctl.render.runtime import runtime_stack
+from sdctl.render.runtime_values import RuntimeFacts, runtime_release
 from sdctl.render.stacks import Stack, code_parameters, front_stack
 
 REGIONS = ("us-east-1", "us-west-2", "eu-central-1", "cn-north-1", "cn-northwest-1")
@@ -99,6 +102,18 @@ def stacks(name: str, partition: str = "aws", target: str = "aws") -> dict[str, 
         found |= {"network": network} if network else {}
         found |= {"cluster": cluster_stack(given, model_bucket=bucket), **option_stacks(given)}
     return found
+
+
+def releases(name: str, partition: str = "aws") -> tuple[Release, ...]:
+    """List every release of a configuration: others' charts, and one for each runtime."""
+    given = config(name, partition)
+    facts = RuntimeFacts(
+        ACCOUNT, "cn-north-1" if partition == "aws-cn" else "us-east-1", given.model_bucket or "models"
+    )
+    return (
+        *third_party_releases(given, ClusterFacts.of(given)),
+        *(runtime_release(given, runtime, facts) for runtime in given.runtimes),
+    )
 
 
 def every_template() -> dict[str, tuple[Stack, tuple[str, ...]]]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from sdctl.render.charts import ClusterFacts, third_party_releases
 from sdctl.render.stacks import Stack
-from support.template_configs import CONFIGS, REGIONS, config, every_template, stacks
+from support.template_configs import CONFIGS, REGIONS, config, every_template, releases, stacks
 from support.template_rules import RULES, findings
 
 TEMPLATES = every_template()
@@ -129,14 +128,12 @@ PUBLIC_REGISTRIES = (
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_no_rendering_for_china_names_another_partition_or_a_public_registry(name: str) -> None:
-    given = config(name, "aws-cn")
-    releases = third_party_releases(given, ClusterFacts.of(given))
     texts = {kind: stack.template.body for kind, stack in stacks(name, "aws-cn").items()}
     texts |= {
         release.name: json.dumps(
             [release.chart.reference, release.chart.repository, release.values], default=str
         )
-        for release in releases
+        for release in releases(name, "aws-cn")
     }
     for kind, text in texts.items():
         assert "arn:aws:" not in text, kind
