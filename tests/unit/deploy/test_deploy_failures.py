@@ -28,7 +28,7 @@ DENIED = (
         ("This would exceed the limit of NAT gateways (NatGatewayLimitExceeded)", "L-FE5A380F"),
         (
             "Cannot create cluster 'x' because EKS does not support creating control plane instances in "
-            "us-east-1e, the targeted availability zone.",
+            "us-east-1e, the targeted availability zone. (UnsupportedAvailabilityZoneException)",
             "network.zones",
         ),
         (
