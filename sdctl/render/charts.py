@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sdctl.config.model import Config
+from sdctl.config.model import Config, RuntimeConfig
 from sdctl.releases import Chart, Release
 from sdctl.render.stacks import Output
 from sdctl.versions import (
@@ -106,10 +106,18 @@ def _karpenter(config: Config, facts: ClusterFacts, mirror: str) -> Release:
         },
         "controller": {"resources": {"requests": _KARPENTER_RESOURCES, "limits": _KARPENTER_RESOURCES}},
     }
+    if any(_shares_gpus(runtime) for runtime in config.runtimes):
+        # Alpha in Karpenter, and the only way to tell it of shares of a GPU.
+        values["settings"]["featureGates"] = {"nodeOverlay": True}
     if mirror:
         values["controller"]["image"] = {"repository": mirrored(_KARPENTER_IMAGE, mirror)}
     chart = _oci_chart(KARPENTER_CHART, KARPENTER_VERSION, mirror)
     return Release("karpenter", KARPENTER_NAMESPACE, chart, values, skip_crds=True)
+
+
+def _shares_gpus(runtime: RuntimeConfig) -> bool:
+    strategy = runtime.extra_value("karpenter", "nodeTemplate", "gpuSharing", "strategy")
+    return strategy not in (None, "none")
 
 
 def _keda(config: Config, mirror: str) -> Release:

@@ -80,9 +80,14 @@ def _context(config: Config) -> dict[str, Any]:
         "log_retention_days": config.log_retention_days,
         "permissions_boundary_arn": config.permissions_boundary_arn,
         "node_addons": [
-            {"logical": "VpcCniAddon", "name": "vpc-cni"},
-            {"logical": "KubeProxyAddon", "name": "kube-proxy"},
-            {"logical": "PodIdentityAddon", "name": "eks-pod-identity-agent"},
+            {
+                "logical": "VpcCniAddon",
+                "name": "vpc-cni",
+                # Without it the runtimes' network policies have no effect.
+                "configuration": '{"enableNetworkPolicy":"true"}',
+            },
+            {"logical": "KubeProxyAddon", "name": "kube-proxy", "configuration": ""},
+            {"logical": "PodIdentityAddon", "name": "eks-pod-identity-agent", "configuration": ""},
         ],
         "node_roles": ["SystemNodeRole", "GpuNodeRole"],
         "node_policies": [_managed(policy) for policy in _NODE_POLICIES],

@@ -1,8 +1,9 @@
 """Put ComfyUI's custom nodes where the server finds them: what the manifest names, and nothing else.
 
-usage: custom_nodes.py MANIFEST FOLDER. Standard library only. The manifest is a JSON list of `name`, `url` and
-`sha256`. An archive whose hash is another is an error, and nothing of it is unpacked. What an archive holds in one
-folder, as GitHub's do, is unpacked without that folder. Python packages that nodes need belong into the image.
+usage: custom_nodes.py MANIFEST FOLDER. Standard library only. The manifest is a JSON list of `name`, `url`
+and `sha256`. An archive whose hash is another is an error, and nothing of it is unpacked. What an archive
+holds in one folder, as GitHub's do, is unpacked without that folder. Python packages that nodes need belong
+into the image.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import time
 import urllib.parse
 import urllib.request
 import zipfile
+from typing import Any
 
 TIMEOUT_SECONDS = 60
 ATTEMPTS = 4
@@ -27,9 +29,10 @@ MAX_UNPACKED_BYTES = 2 * 1024 * 1024 * 1024
 class _HttpsOnly(urllib.request.HTTPRedirectHandler):
     """Follows no redirect to anything but https."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: ANN001, ANN201, D102
-        _require_https(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def redirect_request(self, *about: Any) -> urllib.request.Request | None:
+        """Let the last argument, the new address, be one of https only."""
+        _require_https(about[-1])
+        return super().redirect_request(*about)
 
 
 def main() -> None:
@@ -42,8 +45,8 @@ def main() -> None:
         if found != node["sha256"]:
             sys.exit(f"{node['name']}: {node['url']} has the SHA-256 {found}, not {node['sha256']}")
         unpack(content, folder / node["name"])
-        seconds = round(time.monotonic() - began, 1)
-        print(json.dumps({"action": "custom_node", "name": node["name"], "seconds": seconds}), file=sys.stderr)
+        event = {"action": "custom_node", "name": node["name"], "seconds": round(time.monotonic() - began, 1)}
+        print(json.dumps(event), file=sys.stderr)
 
 
 def fetch(url: str) -> bytes:

@@ -1,8 +1,8 @@
 """Tell Kubernetes whether this pod is at work, so that a scale-in takes idle pods first.
 
-usage: deletion_cost.py METRICS_URL TOKEN_FOLDER. Standard library only. Writes one annotation of its own pod, whose
-name is in POD_NAME, whenever the agent takes its first message or settles its last. A failure costs nothing but the
-hint: it is told once, and tried again.
+usage: deletion_cost.py METRICS_URL TOKEN_FOLDER. Standard library only. Writes one annotation of its own pod,
+whose name is in POD_NAME, whenever the agent takes its first message or settles its last. A failure costs
+nothing but the hint: it is told once, and tried again.
 """
 
 import json

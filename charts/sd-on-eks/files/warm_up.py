@@ -1,4 +1,4 @@
-"""Make an inference server load its model before the first task, by one request; never stands in a task's way.
+"""Make an inference server load its model before the first task, by one request.
 
 usage: warm_up.py URL FILE. Standard library only. Exits 0 whatever the server answers.
 """

@@ -50,6 +50,18 @@ def test_karpenter_is_told_its_cluster() -> None:
     assert isolated["isolatedVPC"] is True
 
 
+def test_karpenter_is_told_of_shares_of_gpus_only_where_there_are_some() -> None:
+    def runtime(strategy: str) -> dict[str, object]:
+        sharing = {"gpuSharing": {"strategy": strategy}}
+        extra = {"karpenter": {"nodeTemplate": sharing}}
+        return {"name": strategy, "type": "comfyui", "extraValues": extra}
+
+    without, with_shares = ([runtime("none")], [runtime("none"), runtime("mps")])
+    assert "featureGates" not in releases(modelsRuntime=without)["karpenter"].values["settings"]
+    settings = releases(modelsRuntime=with_shares)["karpenter"].values["settings"]
+    assert settings["featureGates"] == {"nodeOverlay": True}
+
+
 @pytest.mark.parametrize(("nodes", "replicas"), [(1, 1), (2, 2), (5, 2)])
 def test_karpenter_has_no_more_replicas_than_there_are_nodes(nodes: int, replicas: int) -> None:
     found = releases(clusterComponents={"desiredCount": nodes})["karpenter"]
