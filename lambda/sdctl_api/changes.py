@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Final
 
 from sdctl import contract, task_record
@@ -27,14 +27,14 @@ class Changer:
         contents: Contents,
         now_ms: Callable[[], int],
         *,
-        runtimes: Container[str],
+        is_deployed: Callable[[str], bool],
     ) -> None:
-        """Take the deployed runtimes by lower-case name, beside what the changes go through."""
+        """Take what tells whether a runtime is deployed, beside what the changes go through."""
         self._table = table
         self._topics = topics
         self._contents = contents
         self._now_ms = now_ms
-        self._runtimes = runtimes
+        self._is_deployed = is_deployed
 
     def get(self, task_id: str) -> Row:
         """Read a task.
@@ -92,7 +92,7 @@ class Changer:
         return row
 
     def _retry(self, row: Row) -> Row:
-        if row.runtime.lower() not in self._runtimes:
+        if not self._is_deployed(row.runtime):
             raise ApiError(
                 "task_ended", f'runtime "{row.runtime}" is not deployed any more; submit the task to another'
             )

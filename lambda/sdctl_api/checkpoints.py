@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sdctl import contract
 from sdctl.contract import RuntimeInfo
+from sdctl_api.asked import asked_runtime
 from sdctl_lambda.aws import Aws
 
 # Where the guide keeps checkpoints in the model bucket.
@@ -85,7 +86,6 @@ def _asked(document: object, runtimes: Mapping[str, RuntimeInfo]) -> tuple[Runti
     metadata, content = task.get("metadata"), task.get("content")
     if not isinstance(metadata, dict) or not isinstance(content, dict):
         return None, []
-    name = metadata.get("runtime")
-    runtime = runtimes.get(name.lower()) if isinstance(name, str) else None
+    runtime = runtimes.get(asked_runtime(document).lower())
     places = contract.checkpoint_fields(content)
     return runtime, [value for _, value in places if isinstance(value, str) and value]

@@ -13,6 +13,7 @@ from sdctl import contract
 from sdctl.contract import InvalidTaskError, Task
 from sdctl.task_record import task_object
 from sdctl_api import routes
+from sdctl_api.asked import asked_checkpoint, asked_runtime
 from sdctl_api.changes import Changer
 from sdctl_api.checkpoints import BucketCheckpoints, with_bucket_checkpoints
 from sdctl_api.exchange import ApiError, Request, answer, error_answer, invalid, read_json, read_request
@@ -22,7 +23,9 @@ from sdctl_api.submit import Submitter, answer_v1alpha1, answer_v1alpha2
 from sdctl_api.uploads import parse_upload
 from sdctl_lambda.aws import AWS_ERRORS, Aws, is_throttled
 from sdctl_lambda.contents import Contents
+from sdctl_lambda.envelopes import taker_of
 from sdctl_lambda.log_lines import log_line, where
+from sdctl_lambda.registry import Registry, Runtimes
 from sdctl_lambda.settings import Settings, read_settings
 from sdctl_lambda.table import Table
 from sdctl_lambda.topics import Topics
@@ -42,8 +45,9 @@ class Api:
         self._table = Table(aws, settings.table)
         topics = Topics(aws, input_arn=settings.input_topic_arn, output_arn=settings.output_topic_arn)
         contents = Contents(aws, settings.output_bucket)
+        self._registry = Registry(aws, settings.runtimes_path)
         self._submitter = Submitter(self._table, topics, contents, now_ms)
-        self._changer = Changer(self._table, topics, contents, now_ms, runtimes=settings.runtimes)
+        self._changer = Changer(self._table, topics, contents, now_ms, is_deployed=self._is_deployed)
         self._links = Links(aws, settings.output_bucket)
         self._checkpoints = BucketCheckpoints(aws, settings.model_bucket)
         # What the log line may name: the id of the task, once it is known to be one.
@@ -64,22 +68,34 @@ class Api:
         return operations[route](request)
 
     def _submit_v1alpha1(self, request: Request) -> tuple[int, Document]:
-        task = self._named(contract.parse_v1alpha1(read_json(request), self._settings.runtimes))
+        document = read_json(request)
+        checkpoint = asked_checkpoint(document)
+        runtimes = self._registry.runtimes(lambda known: not checkpoint or taker_of(checkpoint, known))
+        task = self._named(contract.parse_v1alpha1(document, runtimes))
         accepted = self._submitter.submit(task)
         return 200, answer_v1alpha1(accepted, self._settings.output_bucket, task.route[1])
 
     def _submit_v1alpha2(self, request: Request) -> tuple[int, Document]:
         document = read_json(request)
-        runtimes = with_bucket_checkpoints(document, self._settings.runtimes, self._checkpoints)
+        known = self._runtimes_with(asked_runtime(document))
+        runtimes = with_bucket_checkpoints(document, known, self._checkpoints)
         task = self._named(contract.parse_v1alpha2(document, runtimes))
         return 200, answer_v1alpha2(self._submitter.submit(task), self._settings.output_bucket)
+
+    def _runtimes_with(self, name: str) -> Runtimes:
+        """Return the deployed runtimes; an empty name asks for none in particular."""
+        return self._registry.runtimes(lambda known: not name or name.lower() in known)
+
+    def _is_deployed(self, name: str) -> bool:
+        return name.lower() in self._runtimes_with(name)
 
     def _named(self, task: Task) -> Task:
         self.task_id = task.id
         return task
 
     def _list(self, request: Request) -> tuple[int, Document]:
-        rows, cursor = list_page(self._table.query, parse_page(request.query, self._settings.runtimes))
+        runtimes = self._runtimes_with(request.query.get("runtime", ""))
+        rows, cursor = list_page(self._table.query, parse_page(request.query, runtimes))
         return 200, {"tasks": [task_object(row) for row in rows], "cursor": cursor}
 
     def _get(self, request: Request) -> tuple[int, Document]:

@@ -32,10 +32,8 @@ def read_letter(body: str, message_id: str, runtimes: Mapping[str, RuntimeInfo])
     Raises:
         LeaveError: it cannot be decoded, or belongs to no deployed runtime: people must look at it.
     """
-    runtime = routed_runtime(envelope_attributes(body), runtimes)
     try:
-        if runtime is None:
-            runtime = runtimes.get(_named_runtime(body).lower())
+        runtime = runtime_of(body, runtimes)
         types = contract.TASK_TYPES.get(runtime.type, contract.ALL_TASK_TYPES) if runtime else ()
         task = contract.parse_message(
             body, runtime=runtime.name if runtime else "", task_types=types, message_id=message_id
@@ -47,13 +45,20 @@ def read_letter(body: str, message_id: str, runtimes: Mapping[str, RuntimeInfo])
     return task
 
 
+def runtime_of(body: str, runtimes: Mapping[str, RuntimeInfo]) -> RuntimeInfo | None:
+    """Return the deployed runtime of a letter: where it was routed to, else what its metadata names."""
+    routed = routed_runtime(envelope_attributes(body), runtimes)
+    return routed or runtimes.get(_named_runtime(body).lower())
+
+
 def _named_runtime(body: str) -> str:
+    """Return the name in a letter's metadata; empty where there is none, or no JSON."""
     try:
         document = contract.decode_json(body)
         if isinstance(document, dict) and isinstance(document.get("Message"), str):
             document = contract.decode_json(document["Message"])
-    except ValueError as error:
-        raise UndecodableMessageError("not JSON") from error
+    except ValueError:
+        return ""
     metadata = document.get("metadata") if isinstance(document, dict) else None
     name = metadata.get("runtime") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else ""

@@ -12,9 +12,6 @@ from sdctl import contract
 from sdctl.task_record import Ending, Row
 
 RETENTION_MS: Final = contract.QUEUE_RETENTION_SECONDS * 1000
-# A deployment tells the functions of a new runtime one after the other: its first tasks may be seen by a
-# sweep that does not know it yet.
-REMOVED_GRACE_MS: Final = 600_000
 
 
 class Need(Enum):
@@ -29,10 +26,8 @@ class Need(Enum):
 
 def need_of(row: Row, now_ms: int, *, is_deployed: bool = True) -> Need:
     """Decide what a row needs at `now_ms`; the queue of a runtime that is not deployed is gone."""
-    if not is_deployed and not row.is_ended:
-        is_recent = max(row.queued_at, row.claim_until) + REMOVED_GRACE_MS > now_ms
-        return Need.NOTHING if is_recent else Need.EXPIRE
-    if row.open_until >= now_ms:
+    is_stranded = not is_deployed and not row.is_ended
+    if row.open_until >= now_ms and not is_stranded:
         return Need.NOTHING
     if row.is_ended:
         return Need.NOTHING if row.notified else Need.NOTIFY
@@ -40,7 +35,7 @@ def need_of(row: Row, now_ms: int, *, is_deployed: bool = True) -> Need:
         return Need.NOTHING  # held by its agent, which ends it
     if row.cancel_requested:
         return Need.CANCEL  # its agent went away or gave it back, and nobody may claim it any more
-    if row.queued_at + RETENTION_MS < now_ms:
+    if is_stranded or row.queued_at + RETENTION_MS < now_ms:
         return Need.EXPIRE  # its message is gone from the queue
     if row.status != contract.QUEUED:
         return Need.NOTHING

@@ -1,7 +1,7 @@
 """One sweep: overdue rows of each runtime in turn, page by page, until nothing or no time is left.
 
-Of runtimes that are not deployed any more every open row is looked at. Their names are in the index alone:
-it is scanned once, at a sandbox's first sweep, since a deployment that removes a runtime makes new ones.
+Of runtimes that are not deployed any more every open row is looked at. Names that were on the list are
+remembered; those that left it before this sandbox began are in the index alone, which is scanned once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from sdctl_lambda.topics import QueueUnavailableError, Topics
 from sdctl_sweep.rules import Need, ending_of, need_of
 
 PAGE_ITEMS: Final = 100
+# A list that lacks a name once is no reason to end what waits for it.
+REMOVED_AFTER_MS: Final = 300_000
 
 
 class Sweeper:
@@ -31,7 +33,9 @@ class Sweeper:
         self._topics = topics
         self._contents = contents
         self._now_ms = now_ms
-        self._removed: frozenset[str] | None = None
+        self._is_scanned = False
+        self._names: set[str] = set()
+        self._missed_since: dict[str, int] = {}
 
     def sweep(self, runtimes: Iterable[str], has_time: Callable[[], bool]) -> dict[str, int]:
         """Look after the overdue rows of `runtimes`; returns how many rows needed what.
@@ -40,9 +44,7 @@ class Sweeper:
         """
         done = {need.value: 0 for need in Need} | {"failed": 0, "unread": 0}
         deployed = frozenset(runtimes)
-        if self._removed is None:
-            self._removed = self._scan_removed(deployed, has_time)
-        names = [*sorted(deployed), *sorted(self._removed or ())]
+        names = [*sorted(deployed), *self._removed(deployed, has_time)]
         pages = deque((name, self._page_call(name, is_deployed=name in deployed)) for name in names)
         while pages and has_time():
             runtime, call = pages.popleft()
@@ -56,21 +58,29 @@ class Sweeper:
                 pages.append((runtime, call | {"ExclusiveStartKey": page["LastEvaluatedKey"]}))
         return done | {"unread_pages": len(pages)}
 
-    def _scan_removed(self, deployed: frozenset[str], has_time: Callable[[], bool]) -> frozenset[str] | None:
-        """Name the runtimes that have open rows and are not deployed; None where the time is not enough."""
+    def _removed(self, deployed: frozenset[str], has_time: Callable[[], bool]) -> list[str]:
+        """Name the runtimes that have been missing from the list for long enough to be gone."""
+        if not self._is_scanned:
+            self._is_scanned = self._scan_names(has_time)
+        self._names |= deployed
+        now_ms, missed = self._now_ms(), sorted(self._names - deployed)
+        self._missed_since = {name: self._missed_since.get(name, now_ms) for name in missed}
+        return [name for name in missed if self._missed_since[name] + REMOVED_AFTER_MS <= now_ms]
+
+    def _scan_names(self, has_time: Callable[[], bool]) -> bool:
+        """Learn which runtimes have open rows; False where the time is not enough."""
         call: Call = {
             "IndexName": task_record.INDEX_OPEN,
             "ProjectionExpression": "#runtime",
             "ExpressionAttributeNames": {"#runtime": "open_runtime"},
         }
-        names: set[str] = set()
         while has_time():
             page = self._table.scan(call)
-            names.update(item["open_runtime"]["S"] for item in page.get("Items", ()))
+            self._names.update(item["open_runtime"]["S"] for item in page.get("Items", ()))
             if "LastEvaluatedKey" not in page:
-                return frozenset(names - deployed)
+                return True
             call["ExclusiveStartKey"] = page["LastEvaluatedKey"]
-        return None
+        return False
 
     def _page_call(self, runtime: str, *, is_deployed: bool) -> Call:
         condition, names = "#runtime = :runtime", {"#runtime": "open_runtime"}

@@ -51,9 +51,10 @@ def _bundle(function: str, sources: Path) -> Bundle:
 
 
 def _package_files(folder: Path, root: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the Python sources below `folder` by their path from `root`."""
-    for path in folder.rglob("*.py"):
-        yield path.relative_to(root).as_posix(), path.read_bytes()
+    """Yield the Python sources below `folder`, and service models, by their path from `root`."""
+    for pattern in ("*.py", "*.json"):
+        for path in folder.rglob(pattern):
+            yield path.relative_to(root).as_posix(), path.read_bytes()
 
 
 def _zip(files: Mapping[str, bytes]) -> bytes:

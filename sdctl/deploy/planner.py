@@ -96,11 +96,12 @@ def plan_deploy(
             objects=missing,
         ),
     ]
-    if target == "local":
-        steps += [_stack_step(_front(config, observed, keys, target), observed)]
-        return Plan(tuple(steps))
-    check_names(config)
     finds = observed.cluster or ClusterFinds()
+    if target == "local":
+        wanted = [_front(config, observed, keys, target), *_runtimes(config, target)]
+        steps += [_stack_step(one, observed) for one in wanted]
+        return Plan((*steps, *_removed(config, observed, finds)))
+    check_names(config)
     steps.append(_spot_role(finds))
     wanted = [
         *_cluster_side(config, observed, finds, today or datetime.now(UTC).date()),

@@ -143,6 +143,7 @@ def deploy_local(
     """
     target.start()  # it gets ready while the AWS libraries are read
     from sdctl.clients.aws import Aws, aws_errors
+    from sdctl.deploy.apply import deployment_outputs
     from sdctl.deploy.executor import LOCAL_PACE, Executor
     from sdctl.deploy.planner import observe, plan_deploy
 
@@ -150,14 +151,13 @@ def deploy_local(
     aws = Aws(access)
     observed = observe(aws, config, target="local")
     plan = plan_deploy(config, observed, target="local")
-    stack_outputs = Executor(aws, report, pace=LOCAL_PACE).run(plan)[config.front_stack_name]
+    by_stack = Executor(aws, report, pace=LOCAL_PACE).run(plan)
     specs = [
-        runtime_spec(
-            config, runtime, stack_outputs, wishes, region=access.region, bucket=observed.model_bucket
-        )
+        runtime_spec(config, runtime, by_stack, wishes, region=access.region, bucket=observed.model_bucket)
         for runtime in config.runtimes
     ]
     target.run_runtimes(specs)
+    stack_outputs = deployment_outputs(config, by_stack)
     with aws_errors("fetch the API key"):
         answer = aws.client("apigateway").get_api_key(apiKey=stack_outputs["ApiKeyId"], includeValue=True)
     outputs = local_outputs(config.stack_name, access.region, access.endpoint_url or "", stack_outputs)
@@ -179,13 +179,13 @@ def deploy_local(
 def runtime_spec(
     config: Config,
     runtime: RuntimeConfig,
-    outputs: Mapping[str, str],
+    outputs: Mapping[str, Mapping[str, str]],
     wishes: LocalWishes,
     *,
     region: str,
     bucket: str,
 ) -> RuntimeSpec:
-    """Describe one runtime with the same agent settings that the chart renders."""
+    """Describe one runtime with the same agent settings that the chart renders; outputs by stack name."""
     from sdctl.render.values import agent_environment
 
     models = [one.model_filename for one in config.runtimes if one.model_filename]
@@ -203,7 +203,7 @@ def runtime_spec(
 def local_outputs(
     stack_name: str, region: str, endpoint_url: str, outputs: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the stack's outputs with those that name AWS pointed to this machine."""
+    """Return the outputs of a deployment with those that name AWS pointed to this machine."""
     path = f"{API_PREFIX}{outputs['RestApiId']}/{outputs['ApiStageName']}/"
     key_command = ["sdctl", "apikey", "-n", stack_name, "-R", region, "--target", "local"]
     return {

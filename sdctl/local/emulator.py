@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # What the front's template, the agent and the commands need; the rest is never imported.
 SERVICES: Final = (
     "cloudformation", "s3", "sqs", "sns", "dynamodb", "lambda", "apigateway", "iam", "sts", "logs",
-    "events", "monitoring",
+    "events", "monitoring", "ssm",
 )  # fmt: skip
 SAVE_INTERVAL_SECONDS: Final = 1.0
 # A state of many tasks takes longer to copy: saving never takes more than about a tenth of the time.

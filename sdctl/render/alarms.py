@@ -1,4 +1,4 @@
-"""The alarms of the front: whatever could otherwise pile up, fail or be lost without anybody seeing it.
+"""The alarms of front and runtimes: for whatever could pile up, fail or be lost without anybody seeing it.
 
 One metric each, without metric math: the local target's emulator applies the same template.
 """
@@ -31,11 +31,10 @@ class Alarm:
     period_seconds: int = 300
 
 
-def front_alarms(dead_letter_queues: Sequence[str], functions: Sequence[str]) -> list[Alarm]:
+def front_alarms(functions: Sequence[str]) -> list[Alarm]:
     """Return the alarms of a front.
 
     Args:
-        dead_letter_queues: logical ids of the runtimes' dead-letter queues.
         functions: logical names of the functions.
     """
     alarms = [
@@ -48,13 +47,6 @@ def front_alarms(dead_letter_queues: Sequence[str], functions: Sequence[str]) ->
             "ApproximateAgeOfOldestMessage", statistic="Maximum", threshold=INTAKE_AGE_SECONDS,
         ),
     ]  # fmt: skip
-    # A function takes dead letters away at once: they are seen as they are received, not as they lie there.
-    alarms += [
-        _queue_alarm(
-            queue, "Dead letters", "NumberOfMessagesReceived", period_seconds=DEAD_LETTER_PERIOD_SECONDS
-        )
-        for queue in dead_letter_queues
-    ]
     alarms += [
         Alarm(
             f"{function}FunctionAlarm", f"Function {function} fails", "AWS/Lambda", "Errors",

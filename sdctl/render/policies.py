@@ -5,6 +5,7 @@ A value may be a CloudFormation intrinsic (`{"Ref": …}`): the template writes 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,6 +17,9 @@ Statement = dict[str, Any]
 _TABLE: Final = {"Fn::GetAtt": ["TaskTable", "Arn"]}
 _INPUT_TOPIC: Final = {"Ref": "InputTopic"}
 _OUTPUT_TOPIC: Final = {"Ref": "OutputTopic"}
+# CloudFormation keeps at least this much of a stack's name where a resource's may not be as long as the
+# whole. https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-name.html
+KEPT_NAME_LENGTH: Final = 24
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
 _BUCKET_URL: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/?")
 
@@ -36,10 +40,9 @@ def _output_objects(prefix: str) -> dict[str, str]:
     return {"Fn::Sub": "${OutputBucket.Arn}/" + prefix}
 
 
-def _consume(queue_logical_ids: list[str]) -> Statement:
+def _consume(queue: dict[str, Any]) -> Statement:
     """What an event source mapping does with a queue in the function's name."""
-    queues = [{"Fn::GetAtt": [logical, "Arn"]} for logical in queue_logical_ids]
-    return allow(["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], queues)
+    return allow(["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"], [queue])
 
 
 def write_logs(log_group_logical_id: str) -> Statement:
@@ -47,6 +50,35 @@ def write_logs(log_group_logical_id: str) -> Statement:
     return allow(
         ["logs:CreateLogStream", "logs:PutLogEvents"], [{"Fn::GetAtt": [log_group_logical_id, "Arn"]}]
     )
+
+
+def list_runtimes(path: str) -> Statement:
+    """Read the list of deployed runtimes."""
+    parameters = f"arn:${{AWS::Partition}}:ssm:${{AWS::Region}}:${{AWS::AccountId}}:parameter{path}"
+    return allow(["ssm:GetParametersByPath"], [{"Fn::Sub": parameters}, {"Fn::Sub": f"{parameters}/*"}])
+
+
+def write_traces(*, is_wanted: bool) -> list[Statement]:
+    """Send a function's traces to X-Ray, whose writes know no resource."""
+    return [allow(["xray:PutTraceSegments", "xray:PutTelemetryRecords"], ["*"])] if is_wanted else []
+
+
+def topic_tracing() -> str:
+    """Render what lets SNS write the traces of this account's topics, as `Fn::Sub` takes it.
+
+    https://docs.aws.amazon.com/sns/latest/dg/sns-active-tracing.html
+    """
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "sns.amazonaws.com"},
+        "Action": ["xray:PutTraceSegments", "xray:GetSamplingRules", "xray:GetSamplingTargets"],
+        "Resource": "*",
+        "Condition": {
+            "StringEquals": {"aws:SourceAccount": "${AWS::AccountId}"},
+            "ArnEquals": {"aws:SourceArn": ["${InputTopic}", "${OutputTopic}"]},
+        },
+    }
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, separators=(",", ":"))
 
 
 def api_statements() -> list[Statement]:
@@ -64,10 +96,16 @@ def api_statements() -> list[Statement]:
     ]
 
 
-def dead_letters_statements(dead_letter_queues: list[str]) -> list[Statement]:
-    """End and report the tasks of messages that the redrive policy gave up on."""
+def dead_letters_statements(runtime_stack_prefix: str) -> list[Statement]:
+    """End and report the tasks of messages that the redrive policy gave up on.
+
+    Args:
+        runtime_stack_prefix: what the names of the runtimes' stacks, and so of their queues, begin with: the
+            queues come and go without this role being told.
+    """
+    queues = f"{runtime_stack_prefix[:KEPT_NAME_LENGTH]}*"
     return [
-        _consume(dead_letter_queues),
+        _consume({"Fn::Sub": f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{queues}"}),
         allow(["dynamodb:GetItem", "dynamodb:UpdateItem"], [_TABLE]),
         allow(["sns:Publish"], [_OUTPUT_TOPIC]),
     ]
@@ -85,7 +123,10 @@ def sweep_statements() -> list[Statement]:
 
 def unrouted_statements() -> list[Statement]:
     """Keep the messages that reach no runtime."""
-    return [_consume(["IntakeQueue"]), allow(["sqs:SendMessage"], [{"Fn::GetAtt": ["UnroutedQueue", "Arn"]}])]
+    return [
+        _consume({"Fn::GetAtt": ["IntakeQueue", "Arn"]}),
+        allow(["sqs:SendMessage"], [{"Fn::GetAtt": ["UnroutedQueue", "Arn"]}]),
+    ]
 
 
 def agent_statements(
@@ -118,5 +159,10 @@ def agent_statements(
 
 
 def use_key(kms_key_arn: str | None) -> list[Statement]:
-    """Read and write what a key of the account's own protects; nothing where AWS's keys do."""
-    return [allow(["kms:Decrypt", "kms:GenerateDataKey"], [kms_key_arn])] if kms_key_arn else []
+    """Read and write what a key of the account's own protects; nothing where AWS's keys do.
+
+    The services use it in their caller's name: https://docs.aws.amazon.com/kms/latest/developerguide/services.html
+    """
+    names = ("Decrypt", "DescribeKey", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext",
+             "ReEncryptFrom", "ReEncryptTo")  # fmt: skip
+    return [allow([f"kms:{name}" for name in names], [kms_key_arn])] if kms_key_arn else []

@@ -15,10 +15,15 @@ from sdctl.render.stacks import (
     VISIBILITY_FACTOR,
     Output,
     Stack,
-    filter_policy,
+    runtime_stack_prefix,
     runtimes_path,
     stack_tags,
 )
+
+__all__ = [
+    "filter_policy", "registration", "runtime_service_account", "runtime_stack",
+    "runtime_stack_name", "runtime_stack_prefix",
+]  # fmt: skip
 
 RUNTIME_TEMPLATE: Final = "runtime.yaml.j2"
 # Messages may come this often without our agent having failed: hand-backs are receives too.
@@ -41,11 +46,6 @@ _FOR_THE_AGENT: Final = ("OutputTopicArn", "OutputBucket", "TaskTableName")
 def runtime_stack_name(stack_name: str, runtime_name: str) -> str:
     """Return the name of a runtime's stack."""
     return f"{runtime_stack_prefix(stack_name)}{runtime_name}"
-
-
-def runtime_stack_prefix(stack_name: str) -> str:
-    """Return what the names of all runtimes' stacks begin with."""
-    return f"{stack_name}-runtime-"
 
 
 def runtime_service_account(runtime: RuntimeConfig) -> str:
@@ -75,6 +75,21 @@ def runtime_stack(config: Config, runtime: RuntimeConfig, *, target: str) -> Sta
     return Stack(
         runtime_stack_name(config.stack_name, runtime.name), template, parameters, stack_tags(config)
     )
+
+
+def filter_policy(runtime: RuntimeConfig) -> dict[str, Any]:
+    """Build the filter policy of a runtime's subscription; attributes match in any case.
+
+    A message with both attributes goes by `runtime` alone, so that no message reaches two queues.
+    """
+    by_name = {contract.ROUTE_RUNTIME: [{"equals-ignore-case": runtime.name}]}
+    if not runtime.checkpoint:
+        return by_name
+    by_checkpoint = {
+        contract.ROUTE_CHECKPOINT: [{"equals-ignore-case": runtime.checkpoint}],
+        contract.ROUTE_RUNTIME: [{"exists": False}],
+    }
+    return {"$or": [by_name, by_checkpoint]}
 
 
 def registration(runtime: RuntimeConfig) -> str:

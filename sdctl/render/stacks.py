@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sdctl import contract
-from sdctl.config.model import Config, RuntimeConfig
-from sdctl.errors import ConfigError, NotFoundError
+from sdctl.config.model import Config
+from sdctl.errors import NotFoundError
 from sdctl.render import policies
 from sdctl.render.alarms import front_alarms
 from sdctl.render.api import api_context
+from sdctl.render.dashboard import dashboard_body
 from sdctl.render.engine import Rendered, render_yaml
 
 FRONT_TEMPLATE: Final = "front.yaml.j2"
 STACK_TAG: Final = "sdctl:stack"
-# Messages may come this often without our agent having failed: hand-backs are receives too.
-SPARE_RECEIVES: Final = 20
 # A task's own objects outlive its message and its row's open time.
 RESERVED_PREFIX_DAYS: Final = 31
-# All variables of a function together may have 4 KB: a longer list of runtimes travels compressed.
-# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-MAX_PLAIN_RUNTIMES_BYTES: Final = 2500
-MAX_PACKED_RUNTIMES_BYTES: Final = 3400
 # The stage's own limits protect the keyless routes; a usage plan above them would have no effect.
 STAGE_RATE_LIMIT: Final = 1000
 STAGE_BURST_LIMIT: Final = 2000
@@ -114,8 +106,13 @@ def runtimes_path(stack_name: str) -> str:
     return f"/sdctl/{stack_name}/runtimes"
 
 
+def runtime_stack_prefix(stack_name: str) -> str:
+    """Return what the names of all runtimes' stacks begin with."""
+    return f"{stack_name}-runtime-"
+
+
 def logical_id(name: str) -> str:
-    """Turn a runtime's name into a part of a CloudFormation logical id, letters and digits only.
+    """Turn a runtime's name into a part of an output's name, letters and digits only.
 
     Names are lower-case, so the capitals of `Dash` cannot come from a name: no two names share an id.
     """
@@ -155,66 +152,38 @@ def front_stack(
     return Stack(config.front_stack_name, template, parameters, stack_tags(config))
 
 
-def filter_policy(runtime: RuntimeConfig) -> dict[str, Any]:
-    """Build the filter policy of a runtime's subscription; attributes match in any case.
-
-    A message with both attributes goes by `runtime` alone, so that no message reaches two queues.
-    """
-    by_name = {contract.ROUTE_RUNTIME: [{"equals-ignore-case": runtime.name}]}
-    if not runtime.checkpoint:
-        return by_name
-    by_checkpoint = {
-        contract.ROUTE_CHECKPOINT: [{"equals-ignore-case": runtime.checkpoint}],
-        contract.ROUTE_RUNTIME: [{"exists": False}],
-    }
-    return {"$or": [by_name, by_checkpoint]}
-
-
-def runtimes_variable(config: Config) -> str:
-    """Render what the functions are told of the runtimes: JSON, compressed where it is long."""
-    known = [
-        {
-            "name": runtime.name,
-            "type": runtime.type,
-            "checkpoint": runtime.checkpoint,
-            "dynamic": runtime.dynamic_model,
-            "checkpoints": [runtime.checkpoint] if runtime.checkpoint else [],
-        }
-        for runtime in config.runtimes
-    ]
-    text = json.dumps(known, ensure_ascii=False, separators=(",", ":"))
-    if len(text.encode()) <= MAX_PLAIN_RUNTIMES_BYTES:
-        return text
-    packed = "gz:" + base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-    if len(packed) > MAX_PACKED_RUNTIMES_BYTES:
-        raise ConfigError(
-            f"modelsRuntime: names and model files take {len(packed)} bytes packed, "
-            f"a function has room for {MAX_PACKED_RUNTIMES_BYTES}",
-            hint="use shorter names, fewer runtimes, or a second stack",
-        )
-    return packed
-
-
 def _front_context(config: Config, target: str) -> dict[str, Any]:
-    runtimes = [_runtime_context(runtime) for runtime in config.runtimes]
-    dead_letter_queues = [runtime["dead_letter_queue"] for runtime in runtimes]
+    is_on_aws = target == "aws"
+    # The emulator of the local target has neither the account's keys nor traces, and no domain leads there.
+    key = config.kms_key_arn if is_on_aws else None
+    domain = config.api.custom_domain if is_on_aws else None
+    prefix = runtime_stack_prefix(config.stack_name)
     return {
         "description": f"sdctl {config.stack_name}: task API, queues and storage",
-        "runtimes": runtimes,
-        "functions": _functions(config, dead_letter_queues),
-        "alarms": front_alarms(dead_letter_queues, list(_PACKAGES)),
+        "topics": ("InputTopic", "OutputTopic"),
+        "topic_key": key or "alias/aws/sns",
+        "kms_key_arn": key,
+        "has_tracing": config.tracing and is_on_aws,
+        "tracing_policy": policies.topic_tracing(),
+        "domain": domain and {"name": domain.domain_name, "certificate_arn": domain.certificate_arn},
+        "functions": _functions(config, key, has_tracing=config.tracing and is_on_aws),
+        "alarms": front_alarms(list(_PACKAGES)),
+        "alarm_email": config.alarms.email,
+        "dashboard": dashboard_body(
+            prefix,
+            config.api.stage_name,
+            {package: f"{logical}Function" for logical, package in _PACKAGES.items()},
+        ),
         "api": api_context(),
         "retention_seconds": contract.QUEUE_RETENTION_SECONDS,
         "visibility_seconds": contract.VISIBILITY_SECONDS,
-        "dead_letters_visibility_seconds": VISIBILITY_FACTOR * DEAD_LETTERS_TIMEOUT_SECONDS,
         "intake_visibility_seconds": VISIBILITY_FACTOR * INTAKE_TIMEOUT_SECONDS + 5,
-        "max_receive_count": config.queue_agent.max_attempts + SPARE_RECEIVES,
         "listed_attributes": list(LISTED_ATTRIBUTES),
         "reserved_prefix": f"{contract.RESERVED_PREFIX}/",
         "reserved_prefix_days": RESERVED_PREFIX_DAYS,
         # A bucket with users' pictures outlives its stack, but not a stack that never came to be.
-        "bucket_deletion_policy": "RetainExceptOnCreate" if target == "aws" else "Delete",
-        "bucket_replace_policy": "Retain" if target == "aws" else "Delete",
+        "bucket_deletion_policy": "RetainExceptOnCreate" if is_on_aws else "Delete",
+        "bucket_replace_policy": "Retain" if is_on_aws else "Delete",
         "log_retention_days": config.log_retention_days,
         "permissions_boundary_arn": config.permissions_boundary_arn,
         "stage_name": config.api.stage_name,
@@ -222,41 +191,37 @@ def _front_context(config: Config, target: str) -> dict[str, Any]:
         "burst_limit": config.api.burst_limit,
         "stage_rate_limit": max(STAGE_RATE_LIMIT, config.api.rate_limit),
         "stage_burst_limit": max(STAGE_BURST_LIMIT, config.api.burst_limit),
-        "config_command": f"aws eks update-kubeconfig --name {config.stack_name} --region ${{AWS::Region}}",
+        "config_command": f"sdctl kubeconfig -n {config.stack_name} -R ${{AWS::Region}}",
     }
 
 
-def _runtime_context(runtime: RuntimeConfig) -> dict[str, Any]:
-    logical = logical_id(runtime.name)
-    return {
-        "name": runtime.name,
-        "logical": logical,
-        "queue": f"Queue{logical}",
-        "dead_letter_queue": f"DeadLetterQueue{logical}",
-        "filter_policy": filter_policy(runtime),
-        "queue_description": f"Queue of runtime {runtime.name}",
-        "dead_letter_description": f"Dead-letter queue of runtime {runtime.name}",
-    }
-
-
-def _functions(config: Config, dead_letter_queues: list[str]) -> list[dict[str, Any]]:
-    table, runtimes = {"Ref": "TaskTable"}, runtimes_variable(config)
+def _functions(config: Config, key: str | None, *, has_tracing: bool) -> list[dict[str, Any]]:
+    prefix, path = runtime_stack_prefix(config.stack_name), runtimes_path(config.stack_name)
     topics = {"INPUT_TOPIC_ARN": {"Ref": "InputTopic"}, "OUTPUT_TOPIC_ARN": {"Ref": "OutputTopic"}}
-    shared = {"TASK_TABLE": table, **topics, "OUTPUT_BUCKET": {"Ref": "OutputBucket"}, "RUNTIMES": runtimes}
+    shared = {
+        "TASK_TABLE": {"Ref": "TaskTable"}, **topics, "OUTPUT_BUCKET": {"Ref": "OutputBucket"},
+        "RUNTIMES_PATH": path,
+    }  # fmt: skip
+    common = [
+        policies.list_runtimes(path), *policies.use_key(key), *policies.write_traces(is_wanted=has_tracing)
+    ]  # fmt: skip
     return [
         _function(
             "Api", "Takes, lists, cancels and retries tasks", 512, 29,
-            policies.api_statements(), shared | {"MODEL_BUCKET": {"Ref": "ModelBucket"}},
+            policies.api_statements() + common, shared | {"MODEL_BUCKET": {"Ref": "ModelBucket"}},
         ),
         _function(
             "DeadLetters", "Fails the tasks of dead letters", 256, DEAD_LETTERS_TIMEOUT_SECONDS,
-            policies.dead_letters_statements(dead_letter_queues), shared,
+            policies.dead_letters_statements(prefix) + common, shared,
         ),
-        _function("Sweep", "Ends the tasks whose time is over", 256, 60, policies.sweep_statements(), shared),
+        _function(
+            "Sweep", "Ends the tasks whose time is over", 256, 60, policies.sweep_statements() + common,
+            shared,
+        ),
         _function(
             "Unrouted", "Keeps the messages that reach no runtime", 256, INTAKE_TIMEOUT_SECONDS,
-            policies.unrouted_statements(),
-            {"RUNTIMES": runtimes, "UNROUTED_QUEUE_URL": {"Ref": "UnroutedQueue"}},
+            policies.unrouted_statements() + common,
+            {"RUNTIMES_PATH": path, "UNROUTED_QUEUE_URL": {"Ref": "UnroutedQueue"}},
         ),
     ]  # fmt: skip
 

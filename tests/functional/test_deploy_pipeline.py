@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sdctl.clients.aws import Aws, AwsAccess
+from sdctl.clients.cloudformation import MAX_INLINE_TEMPLATE_BYTES
 from sdctl.config.load import Overrides, load_config
 from sdctl.config.model import Config
 from sdctl.deploy.executor import LOCAL_PACE, Executor
@@ -53,9 +54,14 @@ class Deployment:
         return plan_deploy(config, observe(self.aws, config, target="local"), target="local")
 
     def run(self, plan: Plan) -> dict[str, str]:
+        """Carry a plan out; the front's outputs, and the queue of each runtime by `queue-NAME`."""
         self.events = []
         outputs = Executor(self.aws, self.events.append, pace=LOCAL_PACE).run(plan)
-        return next(iter(outputs.values()), {})
+        found: dict[str, str] = {}
+        for stack, values in outputs.items():
+            _, is_runtimes, name = stack.partition("-runtime-")
+            found |= {f"queue-{name}": values["QueueUrl"]} if is_runtimes else values
+        return found
 
     def deploy(self, config: Config) -> dict[str, str]:
         return self.run(self.plan(config))
@@ -89,14 +95,16 @@ def test_a_deploy_creates_everything_and_a_second_one_changes_nothing(
 ) -> None:
     config = configured(tmp_path, stackName="twice")
     plan = deployment.plan(config)
-    assert actions(plan) == dict.fromkeys(("asset-bucket", "model-bucket", "functions", "front"), "create")
+    steps = ("asset-bucket", "model-bucket", "functions", "front", "runtime-sdruntime")
+    assert actions(plan) == dict.fromkeys(steps, "create")
 
     outputs = deployment.run(plan)
 
     assert {
         "FrontApiEndpoint", "sdNotificationLambdaARN", "sdNotificationOutputARN", "sdNotificationOutputArn",
-        "OutputS3Bucket", "GetAPIKeyCommand", "ConfigCommand", "ApiKeyId", "TaskTableName", "RestApiId",
-        "ApiStageName", "UnroutedQueueUrl", "QueueUrlSdruntime", "DeadLetterQueueUrlSdruntime",
+        "OutputS3Bucket", "ModelBucket", "GetAPIKeyCommand", "ConfigCommand", "ApiKeyId", "TaskTableName",
+        "RestApiId", "ApiStageName", "UnroutedQueueUrl", "UnroutedQueueArn", "DeadLettersFunctionArn",
+        "AlarmTopicArn", "queue-sdruntime",
     } == set(outputs)  # fmt: skip
     assert any(
         event.resource == "RestApi" and event.status == "CREATE_COMPLETE" for event in deployment.events
@@ -112,20 +120,37 @@ def test_a_runtime_can_be_added_changed_and_removed_without_touching_the_others(
     before = deployment.deploy(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME]))
     comfy = {"name": "comfy-2", "type": "comfyui"}
     sqs = deployment.aws.client("sqs")
-    sqs.send_message(QueueUrl=before["QueueUrlSdruntime"], MessageBody="survives")
+    sqs.send_message(QueueUrl=before["queue-sdruntime"], MessageBody="survives")
 
     plan = deployment.plan(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME, comfy]))
     assert actions(plan) == {
-        "asset-bucket": "none", "model-bucket": "none", "functions": "none", "front": "update",
+        "asset-bucket": "none", "model-bucket": "none", "functions": "none", "front": "none",
+        "runtime-sdruntime": "none", "runtime-comfy-2": "create",
     }  # fmt: skip
     after = deployment.run(plan)
 
-    assert set(after) - set(before) == {"QueueUrlComfyDash2", "DeadLetterQueueUrlComfyDash2"}
+    assert set(after) - set(before) == {"queue-comfy-2"}
+    assert listed(deployment, "grow") == {"sdruntime", "comfy-2"}
     assert {name: after[name] for name in before} == before
-    received = sqs.receive_message(QueueUrl=before["QueueUrlSdruntime"])["Messages"]
+    received = sqs.receive_message(QueueUrl=before["queue-sdruntime"])["Messages"]
     assert [message["Body"] for message in received] == ["survives"]
-    removed = deployment.deploy(configured(tmp_path, stackName="grow", modelsRuntime=[RUNTIME]))
-    assert removed == before
+    renamed = RUNTIME | {"modelFilename": "b.safetensors"}
+    plan = deployment.plan(configured(tmp_path, stackName="grow", modelsRuntime=[renamed]))
+    assert actions(plan) == {
+        "asset-bucket": "none", "model-bucket": "none", "functions": "none", "front": "none",
+        "runtime-sdruntime": "update", "runtime-comfy-2": "delete",
+    }  # fmt: skip
+    assert deployment.run(plan) == before
+    assert listed(deployment, "grow") == {"sdruntime"}
+    events = [event.resource for event in deployment.events if event.status == "DELETE_COMPLETE"]
+    assert events.index("Registration") < min(events.index("Subscription"), events.index("DeadLetterMapping"))
+
+
+def listed(deployment: Deployment, stack_name: str) -> set[str]:
+    """Return the runtimes that the functions find."""
+    path = f"/sdctl/{stack_name}/runtimes"
+    found = deployment.aws.client("ssm").get_parameters_by_path(Path=path)["Parameters"]
+    return {json.loads(parameter["Value"])["name"] for parameter in found}
 
 
 def test_a_changed_throttle_updates_the_usage_plan_in_place(deployment: Deployment, tmp_path: Path) -> None:
@@ -151,7 +176,7 @@ def broken(plan: Plan, mend: Callable[[dict[str, Any]], None]) -> Plan:
     mend(document)
     action = "create" if step.action == "create" else "update"
     changed = replace(step, action=action, body=json.dumps(document))
-    return Plan((*(item for item in plan.steps if item is not step), changed))
+    return Plan(tuple(changed if item is step else item for item in plan.steps))
 
 
 def add_bad_role(document: dict[str, Any]) -> None:
@@ -204,7 +229,7 @@ def test_a_template_that_is_refused_leaves_no_empty_stack_behind(
 def test_a_stack_left_in_review_is_created_after_all(deployment: Deployment, tmp_path: Path) -> None:
     config = configured(tmp_path, stackName="reviewed")
     plan = deployment.plan(config)
-    deployment.run(Plan(plan.steps[:-1]))
+    deployment.run(Plan(plan.steps[:3]))
     step = front(plan)
     deployment.aws.client("cloudformation").create_change_set(
         StackName=step.name, ChangeSetName="forgotten", ChangeSetType="CREATE", TemplateBody=step.body,
@@ -217,10 +242,12 @@ def test_a_stack_left_in_review_is_created_after_all(deployment: Deployment, tmp
 
 
 def test_a_large_template_travels_through_the_asset_bucket(deployment: Deployment, tmp_path: Path) -> None:
-    runtimes = [{"name": f"runtime-{number}", "type": "comfyui"} for number in range(30)]
-    config = configured(tmp_path, stackName="wide", modelsRuntime=runtimes)
-    outputs = deployment.deploy(config)
-    assert len([name for name in outputs if name.startswith("QueueUrl")]) == 30
+    config = configured(tmp_path, stackName="wide")
+
+    def widen(document: dict[str, Any]) -> None:
+        document["Metadata"] = {"padding": "x" * MAX_INLINE_TEMPLATE_BYTES}
+
+    deployment.run(broken(deployment.plan(config), widen))
     keys = deployment.aws.client("s3").list_objects_v2(
         Bucket=observe(deployment.aws, config, target="local").asset_bucket, Prefix="templates/"
     )
@@ -238,14 +265,14 @@ def test_a_destroy_leaves_nothing_and_can_be_repeated(deployment: Deployment, tm
     deployment.destroy("gone")
     assert not [b for b in s3.list_buckets()["Buckets"] if b["Name"] in mine]
     assert observe_stack(deployment.aws, "gone").front is None
-    queues = deployment.aws.client("sqs").list_queues(QueueNamePrefix="goneStack").get("QueueUrls", [])
+    queues = deployment.aws.client("sqs").list_queues(QueueNamePrefix="gone").get("QueueUrls", [])
     assert queues == []
     deployment.destroy("gone")
     assert {event.status for event in deployment.events} == {"kept"}
 
 
 def test_on_aws_a_destroy_keeps_buckets_that_hold_something(deployment: Deployment, tmp_path: Path) -> None:
-    config = configured(tmp_path, stackName="kept")
+    config = configured(tmp_path, stackName="kept", tracing=False)  # the emulator knows no X-Ray
     plan = plan_deploy(config, observe(deployment.aws, config, target="local"), target="aws")
     front_side = ("asset-bucket", "model-bucket", "functions", "front")
     outputs = deployment.run(Plan(tuple(step for step in plan if step.id in front_side)))

@@ -1,4 +1,4 @@
-"""Configurations that between them use everything that the front's template can do, and their rendering."""
+"""Configurations that between them use all that the templates of front and runtimes can do, rendered."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from sdctl.config.model import Config
+from sdctl.render.runtime import runtime_stack
 from sdctl.render.stacks import Stack, code_parameters, front_stack
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,16 +28,34 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "tags": {"team": "art"},
         },
     ),
-    "many-runtimes": (
+    "everything": (
         "aws",
-        {"modelsRuntime": [{"name": f"runtime-{n}", "type": "sdwebui", "modelFilename": f"m{n}.safetensors"}
-                           for n in range(60)]},
+        {
+            "stackName": "a-stack-with-a-rather-long-name-of-48-characters",
+            "APIGW": {"customDomain": {
+                "domainName": "images.example.com",
+                "certificateArn": "arn:aws-cn:acm:cn-north-1:123456789012:certificate/0123",
+            }},
+            "modelsRuntime": [{"name": "a-runtime", "type": "comfyui", "namespace": "pictures"}],
+            "queueAgent": {"inputAllowlist": ["10.0.0.0/8", "S3://Inputs/", "s3://*", "example.com"]},
+            "kmsKeyArn": "arn:aws-cn:kms:cn-north-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef",
+            "permissionsBoundaryArn": "arn:aws-cn:iam::123456789012:policy/boundary",
+            "alarms": {"email": "me@example.com"},
+        },
     ),
+    "untraced": ("aws", {"tracing": False}),
 }  # fmt: skip
 
 
+def runtimes_of(name: str) -> dict[str, Stack]:
+    """Render the stacks of a configuration's runtimes, by `configuration:runtime`."""
+    target, document = CONFIGS[name]
+    config = Config.model_validate(document)
+    return {f"{name}:{one.name}": runtime_stack(config, one, target=target) for one in config.runtimes}
+
+
 def rendered(name: str, **changes: Any) -> Stack:
-    """Render one of the configurations, with top-level keys changed."""
+    """Render the front of one of the configurations, with top-level keys changed."""
     return _render(name, **changes) if changes else _kept(name)
 
 

@@ -213,6 +213,8 @@ class Front:
         self.model_bucket = f"models-{self.unique}"
         self.dynamodb, self.s3 = client("dynamodb", self.port), client("s3", self.port)
         self.sns, self.sqs = client("sns", self.port), client("sqs", self.port)
+        self.ssm, self.runtimes_path = client("ssm", self.port), f"/sdctl/{self.unique}/runtimes"
+        self.register(*RUNTIMES)
         self._workers: list[Worker] = []
         keys = sorted({"id"} | {name for _, *names in TABLE_INDEXES for name in names})
         self.dynamodb.create_table(
@@ -255,8 +257,19 @@ class Front:
         return environment(self.port) | {
             "TASK_TABLE": self.table, "INPUT_TOPIC_ARN": self.input_topic,
             "OUTPUT_TOPIC_ARN": self.output_topic, "OUTPUT_BUCKET": self.bucket,
-            "MODEL_BUCKET": self.model_bucket, "RUNTIMES": json.dumps(RUNTIMES),
+            "MODEL_BUCKET": self.model_bucket, "RUNTIMES_PATH": self.runtimes_path,
         }  # fmt: skip
+
+    def register(self, *runtimes: Mapping[str, Any]) -> None:
+        """List runtimes, as their stacks do."""
+        for runtime in runtimes:
+            name, value = f"{self.runtimes_path}/{runtime['name']}", json.dumps(runtime)
+            self.ssm.put_parameter(Name=name, Value=value, Type="String")
+
+    def deregister(self, *names: str) -> None:
+        """Take runtimes off the list, as their stacks do when they go."""
+        for name in names:
+            self.ssm.delete_parameter(Name=f"{self.runtimes_path}/{name}")
 
     def worker(self, function: str, **variables: str) -> Worker:
         """Start a function in a sandbox of its own; it ends with the front."""

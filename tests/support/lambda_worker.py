@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 # The arguments that name what a call touches; the others hold the task.
-TOUCHED = ("TableName", "IndexName", "TopicArn", "Bucket", "Key", "CopySource", "QueueUrl")
+TOUCHED = ("TableName", "IndexName", "TopicArn", "Bucket", "Key", "CopySource", "QueueUrl", "Path")
 
 
 class FaultyClient:

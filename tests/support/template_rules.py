@@ -108,8 +108,10 @@ def encryption(template: Template) -> Iterator[str]:
     for logical, queue in of_type(template, "AWS::SQS::Queue"):
         if not (queue.get("SqsManagedSseEnabled") is True or queue.get("KmsMasterKeyId")):
             yield f"{logical}: not encrypted"
+    # CloudWatch cannot use the key that AWS manages for SNS; an alarm's text names queues and functions only.
+    # https://docs.aws.amazon.com/sns/latest/dg/sns-key-management.html
     for logical, topic in of_type(template, "AWS::SNS::Topic"):
-        if not topic.get("KmsMasterKeyId"):
+        if not topic.get("KmsMasterKeyId") and logical != "AlarmTopic":
             yield f"{logical}: not encrypted"
     for logical, bucket in of_type(template, "AWS::S3::Bucket"):
         blocked = bucket.get("PublicAccessBlockConfiguration", {})

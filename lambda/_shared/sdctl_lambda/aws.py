@@ -6,6 +6,7 @@ botocore without boto3 on top is what keeps a cold start short; a client costs 2
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Final
 
 import botocore.session
@@ -27,6 +28,8 @@ _THROTTLE_CODES: Final = frozenset(
         "TooManyRequestsException",
     }
 )
+# What is read again while an older answer would do must not keep a request waiting.
+READ_TIMEOUT_SECONDS: Final = {"ssm": 2}
 
 
 class Aws:
@@ -34,10 +37,14 @@ class Aws:
 
     def __init__(self) -> None:
         self._session = botocore.session.get_session()
+        # botocore's own model of SSM has hundreds of operations and takes longer to read than all else here;
+        # beside this module is one with the single operation that is used.
+        models = Path(__file__).with_name("service_models")
+        self._session.set_config_variable("data_path", str(models))
         self._clients: dict[str, Any] = {}
 
     def client(self, service: str) -> Any:
-        """Return the client of `dynamodb`, `sns` or `s3`."""
+        """Return the client of `dynamodb`, `sns`, `sqs`, `ssm` or `s3`."""
         if service not in self._clients:
             self._clients[service] = self._session.create_client(service, config=_config(service))
         return self._clients[service]
@@ -48,7 +55,7 @@ def _config(service: str) -> Config:
     # https://docs.aws.amazon.com/apigateway/latest/developerguide/limits.html
     config = Config(
         connect_timeout=2,
-        read_timeout=6,
+        read_timeout=READ_TIMEOUT_SECONDS.get(service, 6),
         retries={"mode": "standard", "total_max_attempts": 3},
         tcp_keepalive=True,
         # A signed URL must not demand a checksum that its user cannot know.

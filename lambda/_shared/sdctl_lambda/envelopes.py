@@ -34,8 +34,12 @@ def routed_runtime(attributes: Mapping[str, Any], runtimes: Mapping[str, Runtime
     name = attributes.get(contract.ROUTE_RUNTIME)
     if name is not None:
         return runtimes.get(str(name).lower())
-    checkpoint = str(attributes.get(contract.ROUTE_CHECKPOINT, "")).lower()
+    return taker_of(str(attributes.get(contract.ROUTE_CHECKPOINT, "")), runtimes)
+
+
+def taker_of(checkpoint: str, runtimes: Mapping[str, RuntimeInfo]) -> RuntimeInfo | None:
+    """Return the runtime that takes the tasks of a checkpoint, in any case of letters."""
     for info in runtimes.values():
-        if checkpoint and info.checkpoint.lower() == checkpoint:
+        if checkpoint and info.checkpoint.lower() == checkpoint.lower():
             return info
     return None

@@ -11,6 +11,11 @@ import pytest
 from sdctl import contract, task_record
 from sdctl.contract import Task
 from sdctl.task_record import Ending, Row
+from sdctl_lambda.aws import Aws
+from sdctl_lambda.contents import Contents
+from sdctl_lambda.table import Table
+from sdctl_lambda.topics import Topics
+from sdctl_sweep.sweeping import REMOVED_AFTER_MS, Sweeper
 from support.lambda_front import CHECKPOINT, Front, Worker, call, event
 
 HOUR_MS = 3_600_000
@@ -294,13 +299,39 @@ def test_a_sweep_reads_every_page_of_every_runtime(front: Front, sweep: Worker) 
     assert len(front.tasks_sent()) == 131
 
 
-def test_tasks_of_a_removed_runtime_end_and_are_told(front: Front) -> None:
+class Clock:
+    """Wall time that a test moves on, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.ms = now()
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+def sweeper_of(front: Front, monkeypatch: pytest.MonkeyPatch) -> tuple[Sweeper, Clock]:
+    """Make a sweep of this process, whose time can be moved on."""
+    for name, value in front.variables.items():
+        monkeypatch.setenv(name, value)
+    aws, clock = Aws(), Clock()
+    topics = Topics(aws, input_arn=front.input_topic, output_arn=front.output_topic)
+    return Sweeper(Table(aws, front.table), topics, Contents(aws, front.bucket), clock), clock
+
+
+def test_tasks_of_a_removed_runtime_end_and_are_told(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     put(front, make_task("waits", "gone"), now() - HOUR_MS)
-    put(front, make_task("just-sent", "gone"), now())
     put(front, make_task("untold", "gone"), now() - HOUR_MS)
     end(front, contract.COMPLETED, now() - HOUR_MS, "untold")
+    put(front, make_task("runs", "gone"), now() - HOUR_MS)
     put(front, make_task("deployed"), now() - HOUR_MS)
-    done = front.worker("sdctl_sweep").invoke({})
+    sweeper, clock = sweeper_of(front, monkeypatch)
+
+    first = sweeper.sweep(["sdweb"], lambda: True)
+    assert (first["expire"], first["notify"], first["publish"]) == (0, 0, 0)
+    clock.ms += REMOVED_AFTER_MS
+    front.update(task_record.claim_call("runs", "token", clock.ms))
+    done = sweeper.sweep(["sdweb"], lambda: True)
+
     assert (done["expire"], done["notify"], done["publish"]) == (1, 1, 0)
     row = front.row("waits")
     assert (row.status, row.notified) == ("expired", True)
@@ -309,7 +340,22 @@ def test_tasks_of_a_removed_runtime_end_and_are_told(front: Front) -> None:
         "waits": "expired",
         "untold": "completed",
     }
-    assert front.row("just-sent").status == front.row("deployed").status == "queued"
+    assert (front.row("runs").status, front.row("deployed").status) == ("running", "queued")
+
+
+def test_a_runtime_that_leaves_the_list_is_noticed_and_one_that_comes_back_is_left_alone(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeper, clock = sweeper_of(front, monkeypatch)
+    sweeper.sweep(["sdweb", "left", "blinks"], lambda: True)
+    for name in ("left", "blinks"):
+        put(front, make_task(name, name), now())
+    sweeper.sweep(["sdweb"], lambda: True)
+    clock.ms += REMOVED_AFTER_MS - 1
+    sweeper.sweep(["sdweb", "blinks"], lambda: True)
+    clock.ms += 1
+    assert sweeper.sweep(["sdweb"], lambda: True)["expire"] == 1
+    assert (front.row("left").status, front.row("blinks").status) == ("expired", "queued")
 
 
 def test_the_names_of_removed_runtimes_are_looked_for_once_a_sandbox(front: Front) -> None:

@@ -18,10 +18,11 @@ from support.fronts import rendered
 from support.lambda_front import Front, Worker, call, event
 
 ONE = "/v1alpha2/tasks/{id}"
-# What Lambda itself does in a function's name: writing its log, reading the queue before it.
+# What Lambda itself does in a function's name: writing its log and traces, reading the queue before it.
 BY_LAMBDA = {
     "logs:CreateLogStream", "logs:PutLogEvents",
     "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes",
+    "xray:PutTraceSegments", "xray:PutTelemetryRecords",
 }  # fmt: skip
 Permission = tuple[str, str]
 
@@ -44,6 +45,8 @@ def resource_name(resource: Mapping[str, Any]) -> str:
     if kind == "Fn::GetAtt":
         return str(value[0])
     if kind == "Fn::Sub":
+        if ":ssm:" in value:  # whether IAM is asked for the path, or for what is below it, is AWS's business
+            return "runtimes"
         return str(value).removeprefix("arn:${AWS::Partition}:s3:::").replace(".Arn}", "").strip("${}")
     assert kind == "Ref"
     return str(value)
@@ -64,6 +67,9 @@ def needed(front: Front, used: Iterable[tuple[str, Mapping[str, Any]]]) -> set[P
             found.add((action, names[arguments["TableName"]] + (f"/index/{index}" if index else "")))
         elif service == "sns":
             found.add((action, names[arguments["TopicArn"]]))
+        elif service == "ssm":
+            assert arguments["Path"] == front.runtimes_path
+            found.add((action, "runtimes"))
         elif service == "sqs":
             found.add((action, names[arguments["QueueUrl"].rsplit("/", 1)[-1].split("-")[0]]))
         elif action == "s3:ListObjectsV2":

@@ -60,7 +60,9 @@ BAD_BODIES: dict[str, tuple[object, list[str]]] = {
 def shared(lambda_emulator: int, bundles: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One front for what changes nothing."""
     made = Front(lambda_emulator, tmp_path_factory.mktemp("shared"), bundles)
-    yield made, made.worker("sdctl_api")
+    api = made.worker("sdctl_api")
+    call(api, event("GET", "/v1alpha2/tasks"))  # the runtimes are read
+    yield made, api
     made.close()
 
 

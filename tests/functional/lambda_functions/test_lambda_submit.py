@@ -67,8 +67,9 @@ def test_a_submit_reaches_the_row_and_the_input_topic(front: Front, api: Worker)
     assert (row.status, row.published, row.attempts) == ("queued", True, 0)
 
 
-def test_no_s3_client_is_made_for_a_small_task(api: Worker) -> None:
-    call(api, submit(t2i()))
+def test_a_small_task_makes_neither_an_s3_client_nor_a_call_for_the_list_of_runtimes(api: Worker) -> None:
+    call(api, submit(t2i("first")))
+    call(api, submit(t2i("second")))
     assert api.calls == ["dynamodb.put_item", "sns.publish", "dynamodb.update_item"]
 
 
@@ -245,7 +246,7 @@ def test_a_dynamic_runtime_knows_what_the_model_bucket_holds(front: Front, api: 
         return submit(body)
 
     assert call(api, asking("turbo", "m-1")).status == 200
-    assert api.calls[0] == "s3.list_objects_v2"
+    assert api.calls[:2] == ["ssm.get_parameters_by_path", "s3.list_objects_v2"]
     assert call(api, asking("Turbo.safetensors [0123456789]", "m-2")).status == 200
     assert "s3.list_objects_v2" not in api.calls
     assert call(api, asking(contract.DEFAULT_CHECKPOINT, "m-3")).status == 200
@@ -259,13 +260,5 @@ def test_a_static_runtime_knows_its_own_checkpoint_only(api: Worker) -> None:
     body = t2i()
     body["task"]["content"]["alwayson_scripts"] = {"sd_model_checkpoint": "other"}  # type: ignore[index]
     refused = call(api, submit(body))
-    assert (refused.code, api.calls) == ("invalid_task", [])
+    assert (refused.code, api.calls) == ("invalid_task", ["ssm.get_parameters_by_path"])
     assert CHECKPOINT in refused.body["error"]["message"]
-
-
-def test_a_compressed_list_of_runtimes_is_read(front: Front) -> None:
-    import base64
-    import gzip
-
-    packed = "gz:" + base64.b64encode(gzip.compress(front.variables["RUNTIMES"].encode())).decode()
-    assert call(front.worker("sdctl_api", RUNTIMES=packed), submit(t2i())).status == 200

@@ -18,7 +18,7 @@ import pytest
 from sdctl import contract, task_record
 from sdctl.contract import Task
 from sdctl.task_record import Ending, Row
-from support.lambda_front import RUNTIMES, Answer, Front, Worker, call, event
+from support.lambda_front import Answer, Front, Worker, call, event
 
 TASKS, ONE = "/v1alpha2/tasks", "/v1alpha2/tasks/{id}"
 ENDS = contract.END_STATUSES
@@ -279,8 +279,8 @@ def test_a_retry_goes_by_the_name_of_the_runtime_whatever_the_task_came_by(front
 
 def test_a_task_of_a_removed_runtime_is_not_retried(front: Front, api: Worker) -> None:
     ended(front, api, contract.FAILED)
-    left = json.dumps([runtime for runtime in RUNTIMES if runtime["name"] != "sdweb"])
-    answer = change(front.worker("sdctl_api", RUNTIMES=left), "t-1", "retry")
+    front.deregister("sdweb")
+    answer = change(front.worker("sdctl_api"), "t-1", "retry")
     assert (answer.status, answer.code) == (409, "task_ended")
     assert "sdweb" in answer.body["error"]["message"]
     assert front.tasks_sent() == []

@@ -120,7 +120,7 @@ class World:
         contents = Contents(self, "bucket")  # type: ignore[arg-type]
         clock = lambda: self.now_ms  # noqa: E731
         self.submitter = Submitter(table, topics, contents, clock)
-        self.changer = Changer(table, topics, contents, clock, runtimes={"main"})
+        self.changer = Changer(table, topics, contents, clock, is_deployed="main".__eq__)
         self.sweeper = Sweeper(table, topics, contents, clock)
         self.ender = Ender(table, topics, clock)
 

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from sdctl.contract import RuntimeInfo
 from sdctl_lambda.records import settle_each
+from sdctl_lambda.registry import Registry, Runtimes
 from sdctl_unrouted.handler import Unrouted
 
 RUNTIMES = {"web": RuntimeInfo("web", "sdwebui", "A.safetensors")}
+
+
+class Listed(Registry):
+    """A list that is always there."""
+
+    def __init__(self) -> None:
+        pass
+
+    def runtimes(self, is_enough: Callable[[Runtimes], object] | None = None) -> Runtimes:
+        return RUNTIMES
 
 
 class FakeSqs:
@@ -41,7 +53,7 @@ def envelope(message: str = "{}", **attributes: str) -> str:
 
 def settle(*bodies: str) -> tuple[dict[str, Any], list[str]]:
     aws: Any = FakeSqs()
-    function = Unrouted(RUNTIMES, "https://queue", aws)
+    function = Unrouted(Listed(), "https://queue", aws)
     answer = settle_each({"Records": [record(*item) for item in enumerate(bodies)]}, function.settle)
     assert {url for url, _ in aws.sent} <= {"https://queue"}
     return answer, [body for _, body in aws.sent]

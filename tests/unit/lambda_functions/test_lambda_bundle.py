@@ -36,7 +36,7 @@ def test_a_zip_holds_its_package_the_shared_one_and_the_contract(function: str) 
         "sdctl/task_record.py",
     } <= set(held)
     assert {name.split("/")[0] for name in held} == {function, "sdctl_lambda", "sdctl"}
-    assert all(name.endswith(".py") for name in held)
+    assert all(name.endswith((".py", ".json")) for name in held)
     assert (made.handler, made.sha256) == (
         f"{function}.handler.handle",
         hashlib.sha256(made.zip_bytes).hexdigest(),

@@ -15,8 +15,8 @@ from sdctl_api import routes
 from sdctl_api.checkpoints import BucketCheckpoints, with_bucket_checkpoints
 from sdctl_api.exchange import ApiError, Request, read_request
 from sdctl_lambda.envelopes import envelope_attributes, routed_runtime
-from sdctl_lambda.settings import read_runtimes, read_settings
-from sdctl_sweep.rules import REMOVED_GRACE_MS, RETENTION_MS, Need, need_of
+from sdctl_lambda.settings import read_settings
+from sdctl_sweep.rules import RETENTION_MS, Need, need_of
 
 NOW = 1_800_000_000_000
 RUNTIMES = {
@@ -171,19 +171,16 @@ def test_what_an_overdue_row_needs(values: dict[str, Any], need: Need) -> None:
     assert need_of(row(**values), NOW) is need
 
 
-GRACE_AGO = NOW - REMOVED_GRACE_MS - 10_000
-
-
 @pytest.mark.parametrize(
     ("values", "need"),
     [
-        ({"at": GRACE_AGO, "open_until": NOW + RETENTION_MS}, Need.EXPIRE),
-        ({"at": GRACE_AGO, "published": False}, Need.EXPIRE),
-        ({"open_until": NOW + RETENTION_MS}, Need.NOTHING),
-        ({"at": GRACE_AGO, "status": "running", "claim_until": NOW - 1}, Need.NOTHING),
-        ({"at": GRACE_AGO, "status": "running", "claim_until": GRACE_AGO}, Need.EXPIRE),
-        ({"at": GRACE_AGO, "status": "completed"}, Need.NOTIFY),
-        ({"at": GRACE_AGO, "status": "completed", "open_until": NOW}, Need.NOTHING),
+        ({"open_until": NOW + RETENTION_MS}, Need.EXPIRE),
+        ({"published": False}, Need.EXPIRE),
+        ({"status": "running", "claim_until": NOW - 1}, Need.EXPIRE),
+        ({"status": "running", "claim_until": NOW + 1}, Need.NOTHING),
+        ({"cancel_requested": True, "open_until": NOW + RETENTION_MS}, Need.CANCEL),
+        ({"status": "completed"}, Need.NOTIFY),
+        ({"status": "completed", "open_until": NOW}, Need.NOTHING),
     ],
 )
 def test_what_a_row_needs_whose_runtime_is_not_deployed_any_more(values: dict[str, Any], need: Need) -> None:
@@ -210,7 +207,3 @@ def test_a_runtime_attribute_decides_alone() -> None:
 def test_a_missing_variable_is_named() -> None:
     with pytest.raises(KeyError, match="TASK_TABLE"):
         read_settings({})
-
-
-def test_runtimes_are_found_by_lower_case_name() -> None:
-    assert read_runtimes('[{"name":"Web","type":"comfyui"}]') == {"web": RuntimeInfo("Web", "comfyui")}

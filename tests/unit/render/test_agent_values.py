@@ -9,11 +9,12 @@ from sdctl.errors import NotFoundError
 from sdctl.render.values import agent_environment
 
 OUTPUTS = {
-    "QueueUrlComfyDash1": "https://sqs/q",
-    "DeadLetterQueueUrlComfyDash1": "https://sqs/d",
-    "sdNotificationOutputARN": "arn:aws:sns:us-west-2:123456789012:out",
-    "OutputS3Bucket": "results",
-    "TaskTableName": "tasks",
+    "sdoneks-runtime-comfy-1": {"QueueUrl": "https://sqs/q", "DeadLetterQueueUrl": "https://sqs/d"},
+    "sdoneksStack": {
+        "sdNotificationOutputARN": "arn:aws:sns:us-west-2:123456789012:out",
+        "OutputS3Bucket": "results",
+        "TaskTableName": "tasks",
+    },
 }
 
 
@@ -47,6 +48,6 @@ def test_the_agent_is_told_everything_but_its_server() -> None:
 
 def test_a_stack_that_lacks_the_runtime_says_so() -> None:
     config = Config()
-    with pytest.raises(NotFoundError, match="sdoneksStack has no output QueueUrlSdruntime") as caught:
+    with pytest.raises(NotFoundError, match="sdoneks-runtime-sdruntime has no output QueueUrl") as caught:
         agent_environment(config, config.runtimes[0], OUTPUTS, region="us-west-2")
     assert caught.value.hint == "run sdctl deploy"
