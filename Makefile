@@ -31,6 +31,8 @@ bench: $(VENV)/.dev-installed
 	$(BIN)/python benchmarks/cli_startup.py
 	$(BIN)/python benchmarks/lambda_cold_start.py
 	$(BIN)/python benchmarks/submit_latency.py
+	$(BIN)/python benchmarks/render.py
+	$(BIN)/python benchmarks/plan.py
 	cd benchmarks && ../$(BIN)/python -m agent
 
 lint: $(VENV)/.dev-installed
