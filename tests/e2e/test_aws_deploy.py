@@ -148,7 +148,7 @@ def test_status_shows_what_runs(deployed: World) -> None:
     status = succeeded(deployed.run("status", "-o", "json")).document
     assert "sdruntime" in json.dumps(status)
     text = succeeded(deployed.run("status")).stdout
-    for word in ("sdoneks-cluster", "sdruntime", "g5.xlarge"):
+    for word in ("sdoneks-cluster", "sdruntime", "g5.2xlarge"):
         assert word in text
 
 

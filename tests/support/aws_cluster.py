@@ -41,7 +41,6 @@ class Controllers:
         self, api: KubernetesApi, *, ec2: Any, iam: Any, cluster_name: str, is_there: Callable[[], bool]
     ) -> None:
         self.problem: BaseException | None = None
-        self.instance_type = "g5.xlarge"
         self._api, self._ec2, self._iam, self._cluster = api, ec2, iam, cluster_name
         self._is_there = is_there
         self._load: dict[str, int] = {}
@@ -197,6 +196,7 @@ class Controllers:
 
     def _start_node(self, pod: Object, pool: Object) -> None:
         name = f"{pool['metadata']['name']}-{pod['metadata']['name']}"
+        instance_type = _instance_type(pool)
         reference = pool["spec"]["template"]["spec"]["nodeClassRef"]
         tags = {
             "karpenter.sh/nodepool": pool["metadata"]["name"], "karpenter.sh/nodeclaim": name,
@@ -208,11 +208,11 @@ class Controllers:
         if not self._templates():
             self._ec2.create_launch_template(
                 LaunchTemplateName=f"karpenter.k8s.aws/{self._cluster}",
-                LaunchTemplateData={"InstanceType": self.instance_type},
+                LaunchTemplateData={"InstanceType": instance_type},
                 TagSpecifications=[{"ResourceType": "launch-template", "Tags": listed}],
             )
         instance = self._ec2.run_instances(
-            ImageId="ami-00000000", InstanceType=self.instance_type, MinCount=1, MaxCount=1,
+            ImageId="ami-00000000", InstanceType=instance_type, MinCount=1, MaxCount=1,
             SubnetId=subnet, TagSpecifications=[{"ResourceType": "instance", "Tags": listed}],
         )["Instances"][0]  # fmt: skip
         provider = f"aws:///{instance['Placement']['AvailabilityZone']}/{instance['InstanceId']}"
@@ -222,7 +222,7 @@ class Controllers:
         }  # fmt: skip
         labels = {
             "karpenter.sh/nodepool": pool["metadata"]["name"], "karpenter.sh/capacity-type": "spot",
-            "node.kubernetes.io/instance-type": self.instance_type,
+            "node.kubernetes.io/instance-type": instance_type,
             "topology.kubernetes.io/zone": instance["Placement"]["AvailabilityZone"],
         }  # fmt: skip
         self._api.put("Node", name, metadata={"labels": labels}, spec={"providerID": provider})
@@ -255,6 +255,14 @@ class Controllers:
 def _needs_gpu(spec: Object) -> bool:
     containers = [*spec.get("containers", ()), *spec.get("initContainers", ())]
     return any(_GPU in one.get("resources", {}).get("limits", {}) for one in containers)
+
+
+def _instance_type(pool: Object) -> str:
+    """Return the first instance type that the pool allows."""
+    for one in pool["spec"]["template"]["spec"].get("requirements", ()):
+        if one["key"] == "node.kubernetes.io/instance-type":
+            return str(one["values"][0])
+    return "g5.xlarge"
 
 
 def _fits(pod: Object, pool: Object) -> bool:

@@ -163,7 +163,8 @@ class World:
         """Ask until there is something, and return it."""
         deadline = time.monotonic() + seconds
         while not (found := probe()):
-            assert time.monotonic() < deadline, f"no {awaited} within {seconds} s"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {awaited} within {seconds} s") from self.controllers.problem
             time.sleep(0.05)
         return found
 

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from sdctl.config.model import Config
+from sdctl.deploy.bundle import build_bundles
 from sdctl.render.cluster import cluster_stack
 from sdctl.render.network import network_stack
-from sdctl.render.stacks import Stack
+from sdctl.render.options import option_stacks
+from sdctl.render.runtime import runtime_stack
+from sdctl.render.stacks import Stack, front_stack
 from support.aws_stacks import Applied, Stacks
-from support.aws_world import ACCOUNT, USER, World
+from support.aws_world import ACCOUNT, REGION, USER, World
 
 ZONES = ("us-west-2a", "us-west-2b", "us-west-2c")
 DEPLOYER = f"arn:aws:iam::{ACCOUNT}:user/{USER}"
@@ -49,6 +52,12 @@ def in_the_account(world: World) -> dict[str, list[str]]:
         "clusters": eks.list_clusters()["clusters"],
         "roles": [one["RoleName"] for one in iam.list_roles()["Roles"]],
         "profiles": [one["Arn"] for one in iam.list_instance_profiles()["InstanceProfiles"]],
+        "tables": world.client("dynamodb").list_tables()["TableNames"],
+        "parameters": [one["Name"] for one in world.client("ssm").describe_parameters()["Parameters"]],
+        "topics": [one["TopicArn"] for one in world.client("sns").list_topics()["Topics"]],
+        "interfaces of programs": [one["id"] for one in world.client("apigateway").get_rest_apis()["items"]],
+        "keys": [one["id"] for one in world.client("apigateway").get_api_keys()["items"]],
+        "alarms": [o["AlarmName"] for o in world.client("cloudwatch").describe_alarms()["MetricAlarms"]],
         "queues": world.client("sqs").list_queues().get("QueueUrls", []),
         "rules": [one["Name"] for one in world.client("events").list_rules()["Rules"]],
         "log groups": [one["logGroupName"] for one in logs.describe_log_groups()["logGroups"]],
@@ -60,7 +69,7 @@ def everything_is_deleted(world: World, stacks: Stacks) -> Iterator[None]:
     before = in_the_account(world)
     yield
     left = in_the_account(world)
-    for name in ("farm-cluster", "farm-network"):
+    for name in ("farm-runtime-one", "farmStack", "farm-cluster", "farm-network"):
         stacks.delete(name)  # what a failed test has left, so that others do not fail for it
     assert left == before
 
@@ -144,3 +153,86 @@ def test_a_session_is_no_deployer(stacks: Stacks) -> None:
     assert "no session" in applied.failures["DeployerAccess"]
     assert stacks.delete("farm-cluster") == ""
     assert stacks.delete("farm-network") == ""
+
+
+@pytest.fixture(scope="module")
+def code_keys(world: World) -> dict[str, str]:
+    """Put the functions where the front expects them."""
+    s3 = world.client("s3")
+    s3.create_bucket(Bucket="assets", CreateBucketConfiguration={"LocationConstraint": REGION})
+    for name, bundle in build_bundles().items():
+        s3.put_object(Bucket="assets", Key=f"{name}.zip", Body=bundle.zip_bytes)
+    return {name: f"{name}.zip" for name in build_bundles()}
+
+
+def configured(**changes: Any) -> Config:
+    return Config.model_validate({"stackName": "farm"} | changes)
+
+
+def front(code_keys: dict[str, str], **changes: Any) -> Stack:
+    return front_stack(
+        configured(**changes), target="aws", model_bucket="models", asset_bucket="assets",
+        code_keys=code_keys,
+    )  # fmt: skip
+
+
+def test_the_front_is_created_changed_and_goes_but_for_its_pictures(
+    world: World, stacks: Stacks, code_keys: dict[str, str]
+) -> None:
+    made = succeeded(stacks.apply(front(code_keys)), "CREATE_COMPLETE")
+    throttle = {"APIGW": {"throttle": {"rateLimit": 5, "burstLimit": 7}}}
+    changed = succeeded(
+        stacks.apply(front(code_keys, **throttle, logRetentionDays=7, tracing=False)), "UPDATE_COMPLETE"
+    )
+    for kept in ("OutputS3Bucket", "FrontApiEndpoint", "sdNotificationLambdaARN"):
+        assert changed.outputs[kept] == made.outputs[kept]
+    assert stacks.delete("farmStack") == ""
+    world.client("s3").delete_bucket(Bucket=made.outputs["OutputS3Bucket"])
+
+
+def test_a_runtimes_stack_follows_its_configuration_and_touches_no_other(
+    world: World, stacks: Stacks, code_keys: dict[str, str]
+) -> None:
+    subnets = succeeded(stacks.apply(network()), "CREATE_COMPLETE").outputs["PrivateSubnetIds"]
+    given = {"SubnetIds": subnets, "DeployerPrincipalArn": DEPLOYER}
+    succeeded(stacks.apply(cluster(), **given), "CREATE_COMPLETE")
+    bucket = succeeded(stacks.apply(front(code_keys)), "CREATE_COMPLETE").outputs["OutputS3Bucket"]
+
+    def runtime(**changes: Any) -> Stack:
+        config = configured(modelsRuntime=[{"name": "one", "type": "sdwebui"} | changes])
+        return runtime_stack(config, config.runtimes[0], target="aws")
+
+    made = succeeded(stacks.apply(runtime(modelFilename="a.safetensors")), "CREATE_COMPLETE")
+    [listed] = world.client("ssm").get_parameters_by_path(Path="/sdctl/farm/runtimes")["Parameters"]
+    assert '"checkpoint":"a.safetensors"' in listed["Value"]
+    changed = succeeded(stacks.apply(runtime(modelFilename="b.safetensors")), "UPDATE_COMPLETE")
+    assert changed.outputs == made.outputs
+    other_place = succeeded(
+        stacks.apply(runtime(modelFilename="b.safetensors", namespace="other")), "UPDATE_COMPLETE"
+    )
+    assert other_place.outputs["QueueUrl"] == made.outputs["QueueUrl"]
+    [association] = [
+        one
+        for one in world.client("eks").list_pod_identity_associations(clusterName="farm")["associations"]
+        if one["serviceAccount"] == "one"
+    ]
+    assert association["namespace"] == "other"
+    assert stacks.delete("farm-runtime-one") == ""
+    assert stacks.delete("farmStack") == ""
+    assert stacks.delete("farm-cluster") == ""
+    assert stacks.delete("farm-network") == ""
+    world.client("s3").delete_bucket(Bucket=bucket)
+
+
+def test_the_stacks_of_options_are_created_changed_and_go(world: World, stacks: Stacks) -> None:
+    budget, tuner = {"monthlyAmount": 100, "email": "me@example.com"}, {"delaySeconds": 60}
+    for status, tuned in (("CREATE_COMPLETE", tuner), ("UPDATE_COMPLETE", {"delaySeconds": 90})):
+        chosen = configured(
+            budget=budget | {"monthlyAmount": tuned["delaySeconds"]}, ebsThroughputTuner=tuned
+        )
+        for stack in option_stacks(chosen).values():
+            succeeded(stacks.apply(stack), status)
+    machine = world.client("stepfunctions").list_state_machines()["stateMachines"][0]["stateMachineArn"]
+    definition = world.client("stepfunctions").describe_state_machine(stateMachineArn=machine)["definition"]
+    assert '"Seconds":90' in definition.replace(" ", "")
+    assert [stacks.delete(name) for name in ("farm-budget", "farm-tuner")] == ["", ""]
