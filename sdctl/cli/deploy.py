@@ -187,10 +187,10 @@ def _examine(config: Config) -> None:
     checks = examine(config)
     for check in checks:
         if check.result == WARN:
-            output.warn(f"{check.id}: {check.found}. {check.why} {check.fix}".rstrip())
+            output.warn(f"{check.id}: {check.found} ({check.why}); fix: {check.fix}")
     failed = [check for check in checks if check.result == FAIL]
     if failed:
-        lines = [f"  {check.id}: {check.found}. {check.why}\n    fix: {check.fix}" for check in failed]
+        lines = [f"  {check.id}: {check.found} ({check.why})\n    fix: {check.fix}" for check in failed]
         raise UnfitError(
             "\n".join([f"{len(failed)} of {len(checks)} checks fail, nothing was changed:", *lines]),
             hint="mend these, or go on regardless with --skip-doctor",
@@ -217,11 +217,10 @@ def _ask(found: Preview, stack_name: str, place: str) -> None:
 
 
 def _tell_unfinished(shown: Progress) -> None:
-    names = ", ".join(shown.running) or "nothing"
-    output.note(
-        f"Interrupted. What AWS was asked for goes on there ({names}). The same command takes it up again; "
-        "sdctl destroy takes it away."
-    )
+    """Say where an interrupted deploy stands."""
+    left = [f"  {step}: {last}" if last else f"  {step}" for step, last in shown.stopped.items()]
+    output.note("\n".join(["Interrupted. What AWS was asked for goes on there:", *(left or ["  nothing"])]))
+    output.note("Next: the same command takes it up again; sdctl destroy takes it away")
 
 
 def _show_planned(loaded: Loaded) -> None:

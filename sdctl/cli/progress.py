@@ -52,11 +52,15 @@ class _Running:
 
 @dataclass(slots=True)
 class Progress:
-    """Turns events into lines; `report` is what an executor is given."""
+    """Turns events into lines; `report` is what an executor is given.
+
+    `running` and `stopped` are by step id; `stopped` has the last news of each.
+    """
 
     plan: Plan
     print_line: Any = output.note
     running: dict[str, _Running] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
 
     def report(self, event: Event) -> None:
         """Take one event."""
@@ -77,6 +81,9 @@ class Progress:
             case "failed":
                 self._seconds(event)
                 self.print_line(f"{event.step}: failed: {reason}")
+            case "stopped":
+                one = self.running.pop(event.step, None)
+                self.stopped[event.step] = one.last if one else ""
             case _:
                 output.detail(f"{event.step}: {event.status}")
 
@@ -89,7 +96,7 @@ class Progress:
         for one in list(self.running.values()):
             spent = in_clock(time.monotonic() - one.since)
             expected = f"of about {one.step.minutes:.0f} min" if one.step.minutes >= 1 else ""
-            last = Text(one.last, overflow="ellipsis")
+            last = Text(one.last, no_wrap=True, overflow="ellipsis")
             grid.add_row(Text(one.step.id, style="bold"), Text(spent), Text(expected), last)
         return grid
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event as Flag
 from typing import Final
 
 from sdctl.clients.aws import Aws
@@ -18,7 +19,7 @@ from sdctl.deploy.lock import Holder, deploy_lock
 from sdctl.deploy.observed import Observed
 from sdctl.deploy.release_steps import Releases
 from sdctl.deploy.steps import BucketStep, Event, Plan, ReleaseStep
-from sdctl.errors import ConflictError, NotFoundError, ToolError
+from sdctl.errors import ConflictError, NotFoundError, SdctlError, ToolError
 from sdctl.render.runtime import runtime_stack_name
 from sdctl.render.stacks import logical_id, outputs_in
 
@@ -107,12 +108,20 @@ def apply_plan(
                 Releases(aws, config.stack_name, helm, environment=machine.environment, charts=charts)
             )
         executor = Executor(aws, report, releases=releases, sign_in_seconds=sign_in_seconds)
+        lost = Flag()
+
+        def give_up() -> None:
+            lost.set()
+            executor.stop()
+
         resources.enter_context(
-            deploy_lock(s3, observed.asset_bucket, config.stack_name, machine.holder, on_loss=executor.stop)
+            deploy_lock(s3, observed.asset_bucket, config.stack_name, machine.holder, on_loss=give_up)
         )
         try:
             return executor.run(plan, observed.outputs)
-        except StoppedError as error:
+        except (StoppedError, SdctlError) as error:
+            if not lost.is_set():
+                raise
             raise ConflictError(
                 "another deploy or destroy has taken this stack over", hint="sdctl status"
             ) from error

@@ -16,7 +16,7 @@ from sdctl.clients.aws import Aws, is_expired, is_transient
 from sdctl.clients.cloudformation import CloudFormation
 from sdctl.clients.iam import Iam
 from sdctl.clients.s3 import S3
-from sdctl.deploy.context import Outputs, StepContext, StoppedError, stoppable
+from sdctl.deploy.context import Outputs, StepContext, stoppable
 from sdctl.deploy.stack_steps import carry_out_stack
 from sdctl.deploy.steps import (
     BucketStep,
@@ -204,8 +204,9 @@ class Executor:
             self._perform(step)
         except BaseException as caught:  # noqa: BLE001 - raised again by run
             error = caught
-            if not isinstance(caught, StoppedError):
-                self._tell(Event(step.id, "failed", reason=str(caught)))
+            # What fails once everything stops, fails for that: a helm that was ended, for example.
+            status = "stopped" if self._stop.is_set() else "failed"
+            self._tell(Event(step.id, status, reason="" if self._stop.is_set() else str(caught)))
         ended.put((step, error))
 
     def _perform(self, step: Step) -> None:

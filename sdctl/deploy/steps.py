@@ -115,7 +115,8 @@ class Event:
     """Something that happened while a plan is carried out.
 
     `step` is the step's id. `status` is `started`, `waiting` (for what `reason` says), `done`, `kept`,
-    `failed` (for that reason), or, with a `resource` of a stack and its `type`, CloudFormation's own.
+    `failed` (for that reason), `stopped` (left as it is, since everything stops), or, with a `resource` of a
+    stack and its `type`, CloudFormation's own.
     """
 
     step: str
