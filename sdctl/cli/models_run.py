@@ -179,7 +179,8 @@ def brought_row(brought: Brought) -> dict[str, Any]:
     """Lay out what became of a model."""
     entry = brought.entry
     return {
-        "action": brought.action, **asdict(entry), "source": brought.origin.source, "warning": brought.warning,
+        "action": brought.action, **asdict(entry), "source": brought.origin.source,
+        "warning": brought.warning,
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ T = TypeVar("T")
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 60.0
 ATTEMPTS: Final = 6
+BACKOFF_SECONDS: Final = 0.5
 MAX_WAIT_SECONDS: Final = 120.0
 MAX_REDIRECTS: Final = 10
 MAX_DOCUMENT_BYTES: Final = 16 * 1024**2
@@ -166,7 +167,7 @@ class Downloads:
                     self._refuse(response, at)
                 return response, at
             target = urljoin(at, response.headers.get("location", ""))
-            response.release_conn()
+            response.close()  # its body may be anything
             check_url(target)
             at = target
         raise SourceError(f"{shown(url)} redirects without end")
@@ -190,7 +191,7 @@ class Downloads:
     def wait(self, attempt: int, error: BrokenError) -> None:
         """Wait before the next attempt: as long as the server asks, else ever longer."""
         asked = error.wait_seconds
-        self._sleep(asked if asked is not None else random.uniform(0.3, 0.6) * 2.0**attempt)  # noqa: S311
+        self._sleep(asked if asked is not None else random.uniform(0.6, 1.2) * BACKOFF_SECONDS * 2.0**attempt)  # noqa: S311
 
     def _refuse(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
         status, headers = response.status, response.headers

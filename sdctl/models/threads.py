@@ -6,6 +6,8 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,9 +24,9 @@ class Workers:
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Have something called; its result or error is the future's."""
+        """Have something called, in the caller's context; its result or error is the future's."""
         future: Future[T] = Future()
-        self._calls.put((future, call))
+        self._calls.put((future, partial(copy_context().run, call)))
         return future
 
     def close(self) -> None:

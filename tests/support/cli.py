@@ -37,6 +37,11 @@ class Ran:
         return json.loads(self.stderr)["error"]
 
 
+def last_line(ran: Ran) -> Any:
+    """Return the last of the JSON lines on stdout."""
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
 def run(*words: str, stdin: str = "") -> Ran:
     """Run a command line through Typer's runner."""
     result = CliRunner().invoke(app, list(words), input=stdin, prog_name="sdctl")
