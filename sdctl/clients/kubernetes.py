@@ -67,11 +67,14 @@ def connect(
     access: ClusterAccess,
     *,
     environment: Mapping[str, str] | None = None,
+    request_timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
     clock: Clock = REAL_CLOCK,
 ) -> Kubernetes:
     """Return a client that signs in with a session's credentials; nothing is sent yet."""
     tokens = TokenSource(lambda: make_token(aws, access.stack_name))
-    return Kubernetes(access, tokens, environment=environment, clock=clock)
+    return Kubernetes(
+        access, tokens, environment=environment, request_timeout_seconds=request_timeout_seconds, clock=clock
+    )
 
 
 class Kubernetes:

@@ -109,9 +109,7 @@ class Tagging:
             stack_name: the deployment's name.
             has_cluster: the nodes of a cluster of the name are the deployment's, by the cluster's tag.
         """
-        owners = {STACK_TAG: stack_name} | (
-            {f"kubernetes.io/cluster/{stack_name}": "owned"} if has_cluster else {}
-        )
+        owners = _owners(stack_name, has_cluster=has_cluster)
         found: dict[tuple[str, str], Found] = {}
         listed = [
             one
@@ -123,13 +121,26 @@ class Tagging:
             if presence is not Presence.GONE:
                 priced_as = prices.EKS_CLUSTER if kind == "eks:cluster" else ""
                 found[kind, name] = Found(kind, name, priced_as, is_seen=presence is Presence.THERE)
-        for kind in _DESCRIBED:
-            for key, value in owners.items():
-                found |= {(kind, one.id): one for one in self._machines(kind, key, value)}
+        found |= {(one.type, one.id): one for one in self.machines(stack_name, has_cluster=has_cluster)}
         buckets = (f"arn:{self._aws.partition}:s3:::{name}" for name in self.buckets(stack_name))
         for arns in (self._roles(stack_name), self._log_groups(stack_name), buckets):
             found |= {identified(arn): Found(*identified(arn)) for arn in arns}
         return tuple(found[key] for key in sorted(found))
+
+    def machines(self, stack_name: str, *, has_cluster: bool = True) -> tuple[Found, ...]:
+        """Return what EC2 has of a deployment and is paid for by the hour or by its size.
+
+        Args:
+            stack_name: the deployment's name.
+            has_cluster: the nodes of a cluster of the name are the deployment's, by the cluster's tag.
+        """
+        found = {
+            one.id: one
+            for kind in _DESCRIBED
+            for key, value in _owners(stack_name, has_cluster=has_cluster).items()
+            for one in self._machines(kind, key, value)
+        }
+        return tuple(found.values())
 
     def _roles(self, stack_name: str) -> Iterator[str]:
         with aws_errors("list the roles"):
@@ -178,6 +189,12 @@ class Tagging:
                     state = entry.get("State", "")
                     if (state["Name"] if isinstance(state, dict) else state).lower() not in _GONE:
                         yield _measured(kind, str(entry[how.id]), entry)
+
+
+def _owners(stack_name: str, *, has_cluster: bool) -> dict[str, str]:
+    """Return the tags by which a deployment's resources are known."""
+    of_cluster = {f"kubernetes.io/cluster/{stack_name}": "owned"} if has_cluster else {}
+    return {STACK_TAG: stack_name} | of_cluster
 
 
 def is_named_after(stack_name: str, name: str) -> bool:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # Commands that look at what runs, and nothing else, are no purpose of their own.
 LOOKING = {
     ("cloudformation", "DescribeStackResources"), ("logs", "FilterLogEvents"), ("sqs", "GetQueueAttributes"),
+    ("cloudwatch", "GetMetricData"),
 }  # fmt: skip
 # The policies of these are written for what their commands are to do.
 AHEAD_OF_THEIR_CODE = {"models", "snapshot"}
