@@ -13,8 +13,9 @@ from sdctl.assets import asset_dir
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.releases import Chart, Release
 from sdctl.render.charts import mirrored
-from sdctl.render.runtime import runtime_service_account, runtime_stack_name
+from sdctl.render.runtime import runtime_service_account
 from sdctl.render.stacks import Output
+from sdctl.render.values import agent_settings
 
 CHART_NAME: Final = "sd-on-eks"
 # What `sdctl image push` makes in the account's own registry.
@@ -105,18 +106,30 @@ def _values(config: Config, runtime: RuntimeConfig, facts: RuntimeFacts) -> dict
             "type": runtime.type,
             "serviceAccountName": runtime_service_account(runtime),
             "inferenceApi": _server(config, runtime, facts),
-            "queueAgent": _agent(config, runtime),
+            "queueAgent": _agent(config, runtime, facts),
             "persistence": {"s3": {"modelBucket": facts.model_bucket}},
         },
     }
 
 
+# Settings of the agent that follow from other values.
+_MADE_BY_THE_CHART: Final = frozenset({
+    "RUNTIME_TYPE", "RUNTIME_NAME", "SQS_QUEUE_URL", "SNS_TOPIC_ARN", "S3_BUCKET", "AWS_DEFAULT_REGION",
+    "DYNAMIC_SD_MODEL",
+})  # fmt: skip
+# What of the values stands in the place of what the stack gives.
+_INSTEAD: Final = {
+    "instanceProfile": ("GpuInstanceProfileName", "role"),
+    "subnetIds": ("SubnetIds", "subnetSelector"),
+    "securityGroupIds": ("ClusterSecurityGroupId", "securityGroupSelector"),
+}
+
+
 def _nodes(config: Config, runtime: RuntimeConfig) -> dict[str, Any]:
-    stack = f"{config.stack_name}-cluster"
     nodes: dict[str, Any] = {
-        "instanceProfile": Output(stack, "GpuInstanceProfileName"),
-        "subnetIds": Output(stack, "SubnetIds"),
-        "securityGroupIds": Output(stack, "ClusterSecurityGroupId"),
+        name: Output(f"{config.stack_name}-cluster", output)
+        for name, (output, instead) in _INSTEAD.items()
+        if not runtime.extra_value("karpenter", "nodeTemplate", instead)
     }
     if config.tags:
         nodes["tags"] = dict(config.tags)
@@ -140,23 +153,13 @@ def _server(config: Config, runtime: RuntimeConfig, facts: RuntimeFacts) -> dict
     return server
 
 
-def _agent(config: Config, runtime: RuntimeConfig) -> dict[str, Any]:
-    front, own = config.front_stack_name, runtime_stack_name(config.stack_name, runtime.name)
-    agent = config.queue_agent
-    settings: dict[str, Any] = {
-        "TASK_TABLE": Output(front, "TaskTableName"),
-        "DEAD_LETTER_QUEUE_URL": Output(own, "DeadLetterQueueUrl"),
-        "MAX_ATTEMPTS": str(agent.max_attempts),
-        "TASK_TIMEOUT_SECONDS": str(agent.task_timeout_seconds),
-        "NOTIFY_RUNNING": "true" if agent.notify_running else "false",
-    }
-    if agent.input_allowlist:
-        settings["INPUT_ALLOWLIST"] = ",".join(agent.input_allowlist)
+def _agent(config: Config, runtime: RuntimeConfig, facts: RuntimeFacts) -> dict[str, Any]:
+    settings = agent_settings(config, runtime, region=facts.region)
     return {
-        "sqsQueueUrl": Output(own, "QueueUrl"),
-        "snsTopicArn": Output(front, "sdNotificationOutputARN"),
-        "s3Bucket": Output(front, "OutputS3Bucket"),
+        "sqsQueueUrl": settings["SQS_QUEUE_URL"],
+        "snsTopicArn": settings["SNS_TOPIC_ARN"],
+        "s3Bucket": settings["S3_BUCKET"],
         "dynamicModel": runtime.dynamic_model,
-        "settings": settings,
+        "settings": {name: value for name, value in settings.items() if name not in _MADE_BY_THE_CHART},
         "xray": {"enabled": config.tracing},
     }

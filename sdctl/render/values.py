@@ -23,28 +23,31 @@ def agent_environment(
     Raises:
         NotFoundError: a stack is not there, or older than the configuration and lacks an output.
     """
+    environment: dict[str, str] = resolve(agent_settings(config, runtime, region=region), outputs)
+    return environment
+
+
+def agent_settings(config: Config, runtime: RuntimeConfig, *, region: str) -> dict[str, str | Output]:
+    """Return the same settings, with what only stacks know as their outputs."""
     front = config.front_stack_name
     own = runtime_stack_name(config.stack_name, runtime.name)
-    environment: dict[str, str] = resolve(
-        {
-            "RUNTIME_TYPE": runtime.type,
-            "RUNTIME_NAME": runtime.name,
-            "SQS_QUEUE_URL": Output(own, "QueueUrl"),
-            "SNS_TOPIC_ARN": Output(front, "sdNotificationOutputARN"),
-            "S3_BUCKET": Output(front, "OutputS3Bucket"),
-            "AWS_DEFAULT_REGION": region,
-            "DYNAMIC_SD_MODEL": _flag(runtime.dynamic_model),
-            "TASK_TABLE": Output(front, "TaskTableName"),
-            "DEAD_LETTER_QUEUE_URL": Output(own, "DeadLetterQueueUrl"),
-            "MAX_ATTEMPTS": str(config.queue_agent.max_attempts),
-            "TASK_TIMEOUT_SECONDS": str(config.queue_agent.task_timeout_seconds),
-            "NOTIFY_RUNNING": _flag(config.queue_agent.notify_running),
-        },
-        outputs,
-    )
+    settings: dict[str, str | Output] = {
+        "RUNTIME_TYPE": runtime.type,
+        "RUNTIME_NAME": runtime.name,
+        "SQS_QUEUE_URL": Output(own, "QueueUrl"),
+        "SNS_TOPIC_ARN": Output(front, "sdNotificationOutputARN"),
+        "S3_BUCKET": Output(front, "OutputS3Bucket"),
+        "AWS_DEFAULT_REGION": region,
+        "DYNAMIC_SD_MODEL": _flag(runtime.dynamic_model),
+        "TASK_TABLE": Output(front, "TaskTableName"),
+        "DEAD_LETTER_QUEUE_URL": Output(own, "DeadLetterQueueUrl"),
+        "MAX_ATTEMPTS": str(config.queue_agent.max_attempts),
+        "TASK_TIMEOUT_SECONDS": str(config.queue_agent.task_timeout_seconds),
+        "NOTIFY_RUNNING": _flag(config.queue_agent.notify_running),
+    }
     if config.queue_agent.input_allowlist:
-        environment["INPUT_ALLOWLIST"] = ",".join(config.queue_agent.input_allowlist)
-    return environment
+        settings["INPUT_ALLOWLIST"] = ",".join(config.queue_agent.input_allowlist)
+    return settings
 
 
 def _flag(value: bool) -> str:

@@ -291,7 +291,9 @@ def test_images_are_named_by_digest_before_tag_and_in_the_registry_that_is_given
 def test_no_rendered_image_is_called_latest_unless_asked_for() -> None:
     for name in chart.CI:
         for one in all_containers(name):
-            assert one["image"].endswith(":latest") is (name == "guide")
+            is_latest = one["image"].endswith(":latest")
+            assert is_latest is (name == "guide")
+            assert one["imagePullPolicy"] == ("Always" if is_latest else "IfNotPresent")
 
 
 def test_sdwebui_is_told_its_checkpoint_and_reads_weights_without_mmap() -> None:

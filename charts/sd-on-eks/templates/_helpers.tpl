@@ -41,6 +41,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if $image.digest -}}{{- printf "%s@%s" $repository $image.digest -}}{{- else -}}{{- printf "%s:%s" $repository $tag -}}{{- end -}}
 {{- end -}}
 
+{{/* When an image is pulled; nodes would disagree on what `latest` is. Argument: values of the container. */}}
+{{- define "sd-on-eks.pullPolicy" -}}
+{{- .imagePullPolicy | default (ternary "Always" "IfNotPresent" (and (eq .image.tag "latest") (not .image.digest))) -}}
+{{- end -}}
+
 {{- define "sd-on-eks.agentImage" -}}
 {{- include "sd-on-eks.image" (list . "runtime.queueAgent.image" .Values.runtime.queueAgent.image "" .Chart.AppVersion) -}}
 {{- end -}}

@@ -47,6 +47,7 @@
 {{- $terms := list -}}
 {{- range $ids -}}{{- $terms = append $terms (dict "id" .) -}}{{- end -}}
 {{- if and (not $ids) (index . 2) -}}{{- $terms = list (dict "tags" (index . 2)) -}}{{- end -}}
+{{- if and $ids (index . 2) -}}{{- fail (printf "karpenter.nodeTemplate: give %sIds or %sSelector, not both" (index . 0) (index . 0)) -}}{{- end -}}
 {{- if not $terms -}}{{- fail (printf "karpenter.nodeTemplate: give %sIds or %sSelector" (index . 0) (index . 0)) -}}{{- end -}}
 {{- toYaml $terms -}}
 {{- end -}}

@@ -100,7 +100,9 @@ def test_every_value_is_used_by_a_template() -> None:
 
 
 def test_no_default_image_is_called_latest() -> None:
-    assert "latest" not in (CHART / "values.yaml").read_text(encoding="utf-8")
+    assert not re.search(
+        r'[:"\s]latest"?$', (CHART / "values.yaml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert VALUES["runtime"]["inferenceApi"]["image"] == {"repository": "", "tag": "", "digest": ""}
 
 
