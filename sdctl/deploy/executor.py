@@ -51,11 +51,11 @@ MAX_RENEWALS: Final = 3
 
 
 def _carry_out_bucket(step: BucketStep, context: StepContext) -> None:
-    if step.action == "create":
-        context.s3.create_bucket(step.name, step.tags)
-    else:
+    if step.action == "delete":
         context.s3.empty(step.name)
         context.s3.delete_bucket(step.name)
+    else:  # making it finishes one that was begun, too
+        context.s3.create_bucket(step.name, step.tags)
 
 
 def _empty_bucket(step: EmptyBucketStep, context: StepContext) -> None:
