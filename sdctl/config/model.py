@@ -244,9 +244,9 @@ class Config(Section):
         alias="modelsRuntime",
         strict=False,
         min_length=1,
-        # The policy that reads their dead-letter queues may have 10,240 characters:
-        # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
-        max_length=60,
+        # Each has a subscription with a filter policy, and a topic may have this many:
+        # https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html
+        max_length=200,
     )
     queue_agent: QueueAgentConfig = QueueAgentConfig()
     cluster_components: ClusterComponents = ClusterComponents()

@@ -212,6 +212,11 @@ PROBLEMS: list[tuple[str, dict[str, Any], str]] = [
     ("object for a list", {"modelsRuntime": {}}, "modelsRuntime: an object is not a list"),
     ("no runtime", {"modelsRuntime": []}, "modelsRuntime: has 0 entries"),
     (
+        "more runtimes than a topic may have filter policies",
+        {"modelsRuntime": [{"name": f"r{number}", "type": "comfyui"} for number in range(201)]},
+        "modelsRuntime: has 201 entries; at most 200 allowed",
+    ),
+    (
         "negative",
         {"APIGW": {"throttle": {"rateLimit": -1}}},
         "APIGW/throttle/rateLimit: -1: input should be greater",

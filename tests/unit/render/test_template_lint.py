@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from copy import deepcopy
+from functools import cache
 from typing import Any
 
 import pytest
@@ -19,10 +20,18 @@ COVERING = ("guide/", "isolated/", "everything/", "two-zones/network")
 INLINE_BYTES = 51_200
 
 
+@cache
+def lint_rules() -> Any:
+    """Load the rules once: that takes longer than most templates."""
+    from cfnlint.core import get_rules
+
+    return get_rules([], [], ["W", "E"])
+
+
 def lint(stack: Stack, regions: tuple[str, ...]) -> list[str]:
     from cfnlint.api import lint as cfn_lint
 
-    return [str(match) for match in cfn_lint(stack.template.text, regions=list(regions))]
+    return [str(match) for match in cfn_lint(stack.template.text, lint_rules(), list(regions))]
 
 
 def test_there_are_configurations_for_every_option_and_every_region_sees_each_stack() -> None:
