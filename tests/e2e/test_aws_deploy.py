@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from sdctl.iam.calls import Purpose
+from support import aws_permissions
 from support.aws_world import STACK, World, aws_world
 from support.cli import Ran
 
@@ -168,3 +170,15 @@ def test_destroy_ends_a_deployment_at_work_and_proves_that_nothing_is_left(deplo
     succeeded(deployed.run("destroy", "--yes", "--prove"))
     assert deployed.stacks() == {}
     assert deployed.left() == []
+
+
+def test_every_call_of_its_life_was_listed_and_is_allowed_by_the_policies_that_sdctl_prints(
+    deployed: World,
+) -> None:
+    purposes: tuple[Purpose, ...] = ("deploy", "destroy")
+    for purpose in purposes:
+        calls = aws_permissions.made(deployed, purpose)
+        assert aws_permissions.unlisted(purpose, calls) == set()
+        assert aws_permissions.denied(deployed, purpose, calls) == set()
+    # A policy for one purpose is none for another.
+    assert aws_permissions.denied(deployed, "submit", aws_permissions.made(deployed, "destroy"))

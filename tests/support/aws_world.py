@@ -112,11 +112,16 @@ class World:
         document = {"imageRegistry": self.image_registry} | self.config
         (self.project / "sdctl.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
+    def calls_file(self, command: str) -> Path:
+        """Return where every call of a command's AWS clients is written down, see `iam_site`."""
+        return self.folder / f"calls-{command}.jsonl"
+
     def start(self, *words: str, environment: Mapping[str, str] | None = None) -> Running:
         """Start `sdctl` with `--target aws`, without a terminal."""
+        environment = {"CALLS_FILE": str(self.calls_file(words[0]))} | dict(environment or {})
         process = subprocess.Popen(
             [sys.executable, "-m", "sdctl", *words, "--target", "aws"],
-            cwd=self.project, env=self.environment | dict(environment or {}), stdin=subprocess.DEVNULL,
+            cwd=self.project, env=self.environment | environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         return Running(process)
@@ -262,7 +267,8 @@ def _make_user(emulator_url: str) -> dict[str, str]:
 def _environment(folder: Path, endpoint: str, helm: Path, credentials: Mapping[str, str]) -> dict[str, str]:
     return {
         "PATH": f"{helm.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder / "home"),
-        "SDCTL_HOME": str(folder / "home" / "sdctl"), "PYTHONPATH": str(ROOT), "TMPDIR": str(folder),
+        "SDCTL_HOME": str(folder / "home" / "sdctl"), "TMPDIR": str(folder),
+        "PYTHONPATH": f"{Path(__file__).with_name('iam_site')}{os.pathsep}{ROOT}",
         "AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": REGION, "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_ACCESS_KEY_ID": credentials["aws_access_key_id"],
         "AWS_SECRET_ACCESS_KEY": credentials["aws_secret_access_key"],

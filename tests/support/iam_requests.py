@@ -161,6 +161,10 @@ def _logs(caller: Caller, operation: str, params: Params) -> Iterator[Asked]:
     )
 
 
+def _dynamodb(caller: Caller, operation: str, params: Params) -> Iterator[Asked]:
+    yield f"dynamodb:{operation}", caller.arn("dynamodb", f"table/{params['TableName']}"), {}
+
+
 def _sns(_: Caller, operation: str, params: Params) -> Iterator[Asked]:
     yield f"sns:{operation}", params["TopicArn"], {}
 
@@ -182,8 +186,8 @@ def _without_resources(prefix: str) -> Callable[[Caller, str, Params], Iterator[
 
 
 _SERVICES: dict[str, Callable[[Caller, str, Params], Iterator[Asked]]] = {
-    "apigateway": _apigateway, "cloudformation": _cloudformation, "ec2": _ec2, "eks": _eks, "iam": _iam,
-    "lambda": _without_resources("lambda"), "logs": _logs, "pricing": _without_resources("pricing"),
+    "apigateway": _apigateway, "cloudformation": _cloudformation, "dynamodb": _dynamodb, "ec2": _ec2,
+    "eks": _eks, "iam": _iam, "lambda": _without_resources("lambda"), "logs": _logs, "pricing": _without_resources("pricing"),
     "resourcegroupstaggingapi": _without_resources("tag"), "s3": _s3, "service-quotas": _quotas,
     "sns": _sns, "ssm": _ssm, "sts": _without_resources("sts"),
 }  # fmt: skip
