@@ -187,7 +187,8 @@ def _without_resources(prefix: str) -> Callable[[Caller, str, Params], Iterator[
 
 _SERVICES: dict[str, Callable[[Caller, str, Params], Iterator[Asked]]] = {
     "apigateway": _apigateway, "cloudformation": _cloudformation, "dynamodb": _dynamodb, "ec2": _ec2,
-    "eks": _eks, "iam": _iam, "lambda": _without_resources("lambda"), "logs": _logs, "pricing": _without_resources("pricing"),
+    "eks": _eks, "iam": _iam, "lambda": _without_resources("lambda"), "logs": _logs,
+    "pricing": _without_resources("pricing"),
     "resourcegroupstaggingapi": _without_resources("tag"), "s3": _s3, "service-quotas": _quotas,
     "sns": _sns, "ssm": _ssm, "sts": _without_resources("sts"),
 }  # fmt: skip
