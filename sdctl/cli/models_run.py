@@ -203,7 +203,8 @@ def synced(
     from sdctl.models.manifest import Locked, lock_path, read_lock, read_manifest, write_lock
 
     lines = read_manifest(manifest)
-    locked = {} if is_updated else read_lock(lock_path(manifest))
+    before = read_lock(lock_path(manifest))
+    locked = {} if is_updated else before
     there = {one.key: one for one in Library(place.objects).models()}
     kept: dict[Any, Locked] = {
         line: lock
@@ -232,10 +233,14 @@ def synced(
             kept[line] = Locked(
                 line, one.origin.source, one.entry.key, one.entry.sha256, one.entry.size_bytes
             )
-    in_order = {line: kept[line] for line in lines if line in kept}
-    write_lock(lock_path(manifest), in_order)
+    # What failed stays locked as it was.
+    write_lock(
+        lock_path(manifest), {line: one for line in lines if (one := kept.get(line) or before.get(line))}
+    )
     named = {one.key for one in kept.values()} | {one.entry.key for one in brought}
-    return Synced(brought, [*errors, *failed], [lock.key for lock in in_order.values()], _extra(there, named))
+    return Synced(
+        brought, [*errors, *failed], [kept[line].key for line in lines if line in kept], _extra(there, named)
+    )
 
 
 def _is_pinned(source: str) -> bool:

@@ -13,13 +13,14 @@ from typing import Final, Literal
 from sdctl.clients.objects import Listed, Objects, encoded
 from sdctl.clients.remote_files import Remote
 from sdctl.errors import ConflictError, SdctlError, UsageError
+from sdctl.models import sending
 from sdctl.models.hashes import Hashes
 from sdctl.models.head import BadModelError, Content, read_head
 from sdctl.models.identify import FOLDERS, UNKNOWN, Identity, identify
 from sdctl.models.index import Entry, Index, metadata_of
 from sdctl.models.names import OTHER_SUFFIXES, file_name, folder_name, key_of, with_suffix
 from sdctl.models.resume import Journal
-from sdctl.models.sending import PART_BYTES, Sender, Sending
+from sdctl.models.sending import Sender, Sending
 from sdctl.models.sources import LocalFile, Origin
 from sdctl.models.threads import Workers
 
@@ -139,7 +140,7 @@ class Bringer:
         small: list[tuple[Origin, Wish]] = []
         large: list[tuple[Origin, Wish]] = []
         for origin, wish in wanted:
-            is_small = origin.path is not None and (origin.size_bytes or 0) <= PART_BYTES
+            is_small = origin.path is not None and (origin.size_bytes or 0) <= sending.PART_BYTES
             (small if is_small else large).append((origin, wish))
         try:
             for outcome in self._together(small):
@@ -322,7 +323,7 @@ class Bringer:
             )
         )  # fmt: skip
         stored = replace(entry, sha256=sent.sha256, crc32=sent.crc32, checksum=sent.checksum, etag=sent.etag)
-        if entry.sha256 or content.size_bytes <= PART_BYTES:
+        if entry.sha256 or content.size_bytes <= sending.PART_BYTES:
             return stored
         # Nobody told the hash before; the object learns it without its bytes coming here again.
         etag = self._objects.copy(entry.key, entry.key, entry.size_bytes, metadata_of(stored))

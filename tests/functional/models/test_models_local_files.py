@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from functional.models.conftest import Desk
+from functional.models.conftest import PART, Desk
 from support import cli
 from support.model_files import KINDS, kind, torch_pickle, torch_zip
 
-LARGE = 17 * 1024**2  # three parts
+LARGE = 2 * PART + 1000  # three parts
 
 
 def write(path: str, data: bytes) -> Path:
@@ -138,8 +138,8 @@ def test_a_copy_of_more_than_s3_copies_at_once_goes_in_parts(
     write("a.safetensors", data)
     write("b.safetensors", data)
     desk.upload("a.safetensors")
-    monkeypatch.setattr("sdctl.clients.objects.MAX_COPY_BYTES", 1024**2)
-    monkeypatch.setattr("sdctl.clients.objects.COPY_PART_BYTES", 6 * 1024**2)
+    monkeypatch.setattr("sdctl.clients.objects.MAX_COPY_BYTES", PART)
+    monkeypatch.setattr("sdctl.clients.objects.COPY_PART_BYTES", PART)
     (row,) = desk.upload("b.safetensors")["models"]
     assert row["action"] == "copied"
     assert desk.body("Stable-diffusion/b.safetensors") == data

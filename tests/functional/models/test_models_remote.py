@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from fakes.model_sources import COMMIT, File, Sources
-from functional.models.conftest import Desk
+from functional.models.conftest import PART, Desk
 from sdctl.clients.downloads import NO_TOKEN, Downloads
 from sdctl.clients.remote_files import Remote
 from support.model_files import KINDS, kind, torch_pickle, torch_zip
 
-LARGE = 17 * 1024**2  # three parts
+LARGE = 2 * PART + 1000  # three parts
 MIB = 1024**2
 
 
@@ -50,7 +50,7 @@ def test_a_server_without_ranges_is_read_as_one_stream(desk: Desk, sources: Sour
 
 
 def test_a_stream_that_breaks_is_taken_up_where_it_broke(desk: Desk, sources: Sources, large: bytes) -> None:
-    drops = [("drop", 9 * MIB), ("drop", 17 * MIB)]
+    drops = [("drop", PART + 9), ("drop", 2 * PART + 1)]
     url = sources.add("/model.safetensors", large, has_ranges=False, mishaps=drops)
     (row,) = desk.upload(url)["models"]
     assert desk.body(row["key"]) == large
@@ -66,7 +66,7 @@ def test_a_pickle_needs_a_server_with_ranges(desk: Desk, sources: Sources) -> No
     assert failing(desk, sources.add("/bad.ckpt", data))["code"] == "bad_model"
 
 
-@pytest.mark.parametrize("at", [0, 1, 100_000, 8 * MIB - 1])
+@pytest.mark.parametrize("at", [0, 1, 100_000, PART - 1])
 def test_dropped_connections_are_taken_up_inside_a_part(
     desk: Desk, sources: Sources, large: bytes, at: int
 ) -> None:
@@ -87,7 +87,7 @@ def test_too_many_requests_are_waited_out_as_the_server_asks(sources: Sources) -
 def test_a_server_that_goes_away_is_given_up_and_the_next_run_goes_on(
     desk: Desk, sources: Sources, large: bytes
 ) -> None:
-    url = sources.add("/model.safetensors", large, gone_from=16 * MIB)
+    url = sources.add("/model.safetensors", large, gone_from=2 * PART)
     error = failing(desk, url)
     assert "goes on from there" in error["hint"]
     assert len(desk.unfinished()) == 1
@@ -95,12 +95,12 @@ def test_a_server_that_goes_away_is_given_up_and_the_next_run_goes_on(
     (row,) = desk.upload(url)["models"]
     assert desk.body(row["key"]) == large
     assert row["sha256"] == hashlib.sha256(large).hexdigest()
-    assert sources.sent_bytes < 8 * MIB  # the first two parts are there already
+    assert sources.sent_bytes < PART  # the first two parts are there already
     assert desk.unfinished() == []
 
 
 def test_a_source_that_changed_since_begins_anew(desk: Desk, sources: Sources, large: bytes) -> None:
-    url = sources.add("/model.safetensors", large, gone_from=16 * MIB)
+    url = sources.add("/model.safetensors", large, gone_from=2 * PART)
     failing(desk, url)
     other = kind("sd1", fill_bytes=LARGE)
     sources.files["/model.safetensors"] = File(other, etag='"v2"')
@@ -152,8 +152,8 @@ def test_what_a_server_gives_instead_of_a_model_is_an_error(
 
 
 def test_a_body_that_ends_early_is_an_error(desk: Desk, sources: Sources, large: bytes) -> None:
-    url = sources.add("/model.safetensors", large[: 12 * MIB], announced=len(large), has_ranges=False)
-    assert "12582912 bytes read" in failing(desk, url)["message"]
+    url = sources.add("/model.safetensors", large[: PART + 9], announced=len(large), has_ranges=False)
+    assert f"{PART + 9} bytes read" in failing(desk, url)["message"]
 
 
 def test_a_page_under_a_models_type_is_an_error(desk: Desk, sources: Sources) -> None:
@@ -179,7 +179,7 @@ def test_another_content_than_was_examined_leaves_nothing(desk: Desk, sources: S
         def pop(self, _index: int = 0) -> tuple[str]:
             # The first requests are small looks; parts follow.
             last = sources.asked[-1].range
-            file.data = evil if last == f"bytes=0-{8 * MIB - 1}" else good
+            file.data = evil if last == f"bytes=0-{PART - 1}" else good
             return ("none",)
 
         def __bool__(self) -> bool:
@@ -344,4 +344,4 @@ def test_a_hash_that_is_there_already_is_not_even_downloaded(
     sources.sent_bytes = 0
     (row,) = desk.upload("hf:who/what", "--name", "again")["models"]
     assert row["action"] == "copied"
-    assert sources.sent_bytes < MIB
+    assert sources.sent_bytes < 2 * 65536 + 1000
