@@ -303,10 +303,18 @@ def test_sdwebui_is_told_its_checkpoint_and_reads_weights_without_mmap() -> None
     assert "DYNAMIC_SD_MODEL" not in environment
     assert environment["CONFIG_FILE"] == "/etc/sd-runtime/config.json"
     assert '"disable_mmap_load_safetensors": true' in chart.find(objects, "ConfigMap")["data"]["config.json"]
-    dynamic = chart.environment(chart.render_ci("guide"), "inference-api")
-    assert dynamic["DYNAMIC_SD_MODEL"] == "true"
-    assert "SD_MODEL_CHECKPOINT" not in dynamic
     assert chart.environment(chart.render_ci("guide"), "queue-agent")["DYNAMIC_SD_MODEL"] == "true"
+
+
+def test_a_dynamic_sdwebui_starts_with_its_checkpoint_where_it_has_one() -> None:
+    """The guide's image loads no upscalers in its dynamic mode."""
+    path = "runtime/inferenceApi/modelFilename"
+    without, with_one = (
+        chart.environment(chart.render_ci("guide", {path: name}), "inference-api")
+        for name in ("", "a.safetensors")
+    )
+    assert (without.get("DYNAMIC_SD_MODEL"), without.get("SD_MODEL_CHECKPOINT")) == ("true", None)
+    assert (with_one.get("DYNAMIC_SD_MODEL"), with_one.get("SD_MODEL_CHECKPOINT")) == (None, "a.safetensors")
 
 
 def test_the_model_is_warmed_up_before_the_agent_starts_where_there_is_one() -> None:
