@@ -63,5 +63,5 @@ def test_the_private_names_are_what_we_take_them_for(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     services = done.stdout.strip().split(",")
-    assert {"cloudformation", "s3", "sqs", "sns", "dynamodb", "lambda", "apigateway"} <= set(services)
-    assert len(services) == 12, services
+    assert {"cloudformation", "s3", "sqs", "sns", "dynamodb", "lambda", "apigateway", "ssm"} <= set(services)
+    assert len(services) == 13, services

@@ -110,9 +110,12 @@ def read_entry(text: str) -> RuntimeInfo:
     """
     try:
         entry = json.loads(text)
+        name, kind = entry["name"], entry["type"]
+        if not (isinstance(name, str) and isinstance(kind, str)):
+            raise TypeError("a runtime's name and type are text")
         return RuntimeInfo(
-            name=entry["name"],
-            type=entry["type"],
+            name=name,
+            type=kind,
             checkpoint=entry.get("checkpoint") or "",
             dynamic=bool(entry.get("dynamic")),
             checkpoints=tuple(entry.get("checkpoints") or ()),
