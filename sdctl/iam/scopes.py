@@ -11,12 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sdctl.render.policies import KEPT_NAME_LENGTH
 from sdctl.render.stacks import Stack
-
-STACK_TAG: Final = "sdctl:stack"
-# CloudFormation keeps at least this much of a stack's name where a role's or function's 64 characters are
-# too few. https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-name.html
-KEPT_NAME_LENGTH: Final = 24
 
 
 @dataclass(frozen=True, slots=True)

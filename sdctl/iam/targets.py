@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sdctl.config.model import Config
-from sdctl.iam.scopes import KEPT_NAME_LENGTH, STACK_TAG, Place, Scopes, named
-from sdctl.render.stacks import runtimes_path
+from sdctl.iam.scopes import Place, Scopes, named
+from sdctl.render.policies import KEPT_NAME_LENGTH
+from sdctl.render.stacks import STACK_TAG, runtimes_path
 
 Condition = Mapping[str, Mapping[str, Any]]
 Target = tuple[tuple[str, ...], Condition]

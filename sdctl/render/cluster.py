@@ -8,16 +8,14 @@ from sdctl.config.model import Config
 from sdctl.render.charts import KARPENTER_ACCOUNT, KARPENTER_NAMESPACE, KEDA_ACCOUNT, KEDA_NAMESPACE
 from sdctl.render.engine import render_yaml
 from sdctl.render.karpenter import INTERRUPTION_EVENTS, controller_statements
-from sdctl.render.policies import Statement, allow
+from sdctl.render.policies import KEPT_NAME_LENGTH, Statement, allow
 from sdctl.render.runtime import runtime_stack_prefix
-from sdctl.render.stacks import STACK_TAG, Stack, stack_tags
+from sdctl.render.stacks import Stack, stack_tags
 from sdctl.versions import KUBERNETES_DEFAULT
 
 CLUSTER_TEMPLATE: Final = "cluster.yaml.j2"
 DEFAULT_KUBERNETES_VERSION: Final = KUBERNETES_DEFAULT
 SPARE_SYSTEM_NODES: Final = 1
-# https://docs.aws.amazon.com/AWSCloudFormation/latest/TemplateReference/aws-properties-name.html
-KEPT_NAME_LENGTH: Final = 24
 # The accounts of the add-ons' pods, in the namespaces that the add-ons make.
 _MOUNTPOINT_ACCOUNT: Final = "s3-csi-driver-sa"
 _CLOUDWATCH_ACCOUNT: Final = "cloudwatch-agent"
@@ -162,13 +160,11 @@ def _pod_roles(config: Config) -> list[dict[str, Any]]:
 def _read_queues(stack_name: str) -> Statement:
     """Read the length of the runtimes' queues, which other stacks make, now or later.
 
-    CloudFormation keeps at least this much of a stack's name in a queue's; whatever else that lets in lacks
-    the tag: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-abac.html
+    The tag would narrow it further for long names, but the regions of China need not know tags of queues.
     """
     name = runtime_stack_prefix(stack_name)[:KEPT_NAME_LENGTH]
     queues = f"arn:${{AWS::Partition}}:sqs:${{AWS::Region}}:${{AWS::AccountId}}:{name}*"
-    ours = {f"aws:ResourceTag/{STACK_TAG}": stack_name}
-    return allow(["sqs:GetQueueAttributes"], [{"Fn::Sub": queues}], StringEquals=ours)
+    return allow(["sqs:GetQueueAttributes"], [{"Fn::Sub": queues}])
 
 
 def _pod_addons() -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from sdctl.deploy.planner import bucket_name
 from sdctl.iam import handlers
 from sdctl.iam.calls import CALLS, PURPOSES, Purpose
 from sdctl.iam.policy import MAX_POLICY_CHARACTERS, characters, policy, split, stacks_of
-from sdctl.iam.scopes import KEPT_NAME_LENGTH, Place, named
+from sdctl.iam.scopes import Place, named
+from sdctl.render.policies import KEPT_NAME_LENGTH
 from support import handler_permissions, iam_configs
 from support.iam_evaluator import Request, allows, grants
 

@@ -209,7 +209,7 @@ def test_keda_reads_the_queues_of_runtimes_that_come_later_and_no_others(name: s
     stack_name = runtime_stack_name(name, "a-runtime-with-a-name-of-some-length")
     assert fnmatchcase(f"{stack_name[:50]}-Queue-1A2B3C4D5E6F"[:80], pattern)
     assert not fnmatchcase("Other-runtime-x-Queue-1A2B3C4D5E6F", pattern)
-    assert statement["Condition"] == {"StringEquals": {"aws:ResourceTag/sdctl:stack": name}}
+    assert statement["Action"] == ["sqs:GetQueueAttributes"]
 
 
 @pytest.mark.parametrize(
