@@ -159,6 +159,9 @@ _SUBMIT: Final = (
 )
 _MODELS: Final = (
     *_WHO,
+    # Which deployments use a bucket, and which runtimes a model.
+    *_calls("cloudformation", "anything here", "DescribeStacks"),
+    *_calls("ssm", "runtimes", "GetParametersByPath"),
     _s3("ListBuckets", "anything", "ListAllMyBuckets"),
     _s3("HeadBucket", "model bucket", "ListBucket"),
     _s3("ListObjectsV2", "model bucket", "ListBucket"),

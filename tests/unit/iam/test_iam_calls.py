@@ -19,7 +19,7 @@ LOOKING = {
     ("cloudwatch", "GetMetricData"),
 }  # fmt: skip
 # The policies of these are written for what their commands are to do.
-AHEAD_OF_THEIR_CODE = {"models", "snapshot"}
+AHEAD_OF_THEIR_CODE = {"snapshot"}
 
 
 @cache
