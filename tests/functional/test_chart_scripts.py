@@ -222,7 +222,7 @@ def test_a_busy_pod_says_so_and_an_idle_one_too(tmp_path: Path) -> None:
             until(lambda: cost() == "1000")
             token.write_text("expired")
             in_flight[0] = "0.0"
-            time.sleep(2.2)
+            time.sleep(1.3)
             assert cost() == "1000"
             token.write_text("good")
             until(lambda: cost() == "0")
