@@ -19,6 +19,8 @@ from sdctl.errors import AwsError, ConflictError, NotFoundError
 MAX_INLINE_TEMPLATE_BYTES: Final = 51_200
 # A change set without changes fails; AWS says so in a text alone.
 _NO_CHANGE_TEXTS: Final = ("didn't contain changes", "No updates are to be performed")
+# A change set that is being carried out, or was, under the code InvalidChangeSetStatus.
+_UNDER_WAY_TEXT: Final = "EXECUTE_"
 # A stack that another operation holds, under the code ValidationError.
 _BUSY_TEXT: Final = "_IN_PROGRESS state"
 
@@ -154,19 +156,36 @@ class CloudFormation:
         self, name: str, change_set: str, *, is_new: bool, template: Mapping[str, str],
         parameters: Mapping[str, str], tags: Mapping[str, str],
     ) -> str:  # fmt: skip
-        """Start a change set, return its ARN; `template` is `{"TemplateBody": …}` or `{"TemplateURL": …}`."""
-        with busy_is_conflict(name), aws_errors(f"prepare the changes of the stack {name}"):
-            answer = self._client.create_change_set(
-                StackName=name,
-                ChangeSetName=change_set,
-                ChangeSetType="CREATE" if is_new else "UPDATE",
-                Parameters=[
-                    {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
-                ],
-                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
-                Capabilities=["CAPABILITY_IAM"],
-                **template,
-            )
+        """Start a change set and return its ARN.
+
+        Args:
+            name: the stack's.
+            change_set: its name, never used before: one that is there already is this one, made by a call
+                whose answer got lost.
+            is_new: there is no stack yet.
+            template: `{"TemplateBody": …}` or `{"TemplateURL": …}`.
+            parameters: of the stack.
+            tags: of the stack.
+        """
+        try:
+            with busy_is_conflict(name), aws_errors(f"prepare the changes of the stack {name}"):
+                answer = self._client.create_change_set(
+                    StackName=name,
+                    ChangeSetName=change_set,
+                    ChangeSetType="CREATE" if is_new else "UPDATE",
+                    Parameters=[
+                        {"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()
+                    ],
+                    Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+                    Capabilities=["CAPABILITY_IAM"],
+                    **template,
+                )
+        except ConflictError as error:
+            if f"ChangeSet [{change_set}] already exists" not in error.message:
+                raise
+            with aws_errors(f"read the changes of the stack {name}"):
+                found = self._client.describe_change_set(StackName=name, ChangeSetName=change_set)
+            return str(found["ChangeSetId"])
         return str(answer["Id"])
 
     def change_set_status(self, name: str, arn: str) -> tuple[str, str]:
@@ -182,8 +201,14 @@ class CloudFormation:
 
     def execute_change_set(self, name: str, arn: str) -> datetime:
         """Start the changes and return AWS's own time of it."""
-        with busy_is_conflict(name), aws_errors(f"change the stack {name}"):
-            answer = self._client.execute_change_set(StackName=name, ChangeSetName=arn)
+        try:
+            with busy_is_conflict(name), aws_errors(f"change the stack {name}"):
+                answer = self._client.execute_change_set(StackName=name, ChangeSetName=arn)
+        except AwsError as error:
+            # Under way already: the answer to the call before this retry got lost.
+            if error.aws_code != "InvalidChangeSetStatus" or _UNDER_WAY_TEXT not in error.message:
+                raise
+            return response_time({})
         return response_time(answer)
 
     def changes(self, name: str, arn: str) -> list[ResourceChange]:

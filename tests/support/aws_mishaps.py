@@ -19,7 +19,7 @@ from support.kubernetes_store import StatusError
 Kind = Literal["throttled", "dropped", "lost", "expired", "denied", "interrupted", "killed", "failed"]
 # How a call to AWS is spoiled, and how often; without a number until everything is well again.
 _EFFECTS: Final[dict[Kind, tuple[Effect, int | None]]] = {
-    "throttled": ("throttle", 3), "dropped": ("drop", 2), "lost": ("lose", 1), "expired": ("expired", None),
+    "throttled": ("throttle", 2), "dropped": ("drop", 2), "lost": ("lose", 1), "expired": ("expired", None),
     "denied": ("denied", None), "interrupted": ("none", 1), "killed": ("none", 1), "failed": ("none", 1),
 }  # fmt: skip
 SURVIVED: Final = frozenset({"throttled", "dropped", "lost"})
@@ -51,12 +51,15 @@ class ClusterCall:
         return f"{self.method} {self.path}"
 
 
+Place = AwsCall | ClusterCall
+
+
 @dataclass(slots=True)
 class Mishap:
     """A kind of mishap at a place; `has_happened` tells afterwards whether it came to it."""
 
     kind: Kind
-    place: AwsCall | ClusterCall
+    place: Place
     has_happened: bool = field(default=False, init=False)
 
     def __str__(self) -> str:
@@ -67,14 +70,17 @@ class Mishap:
         """Tell whether this kind of mishap exists at this place."""
         if isinstance(self.place, ClusterCall):
             return self.kind in ("denied", "interrupted", "killed")
+        if self.kind == "interrupted" and self.place.operation == "CreateChangeSet":
+            return False  # what is prepared is begun before the interrupt ends the wait for it
         return self.kind != "failed" or bool(self.place.resource)
 
-    def strike(self, world: World, words: tuple[str, ...]) -> Ran:
-        """Run a command with this mishap; everything is well again when it has ended."""
-        running: list[Running] = []
+    def arm(self, world: World, running: list[Running]) -> None:
+        """Let it happen to the command that `running` will hold."""
 
         def happen() -> None:
             self.has_happened = True
+            if isinstance(self.place, AwsCall):
+                world.set_faults(self._faults(self.place))
             if self.kind == "interrupted":
                 running[0].interrupt()
             elif self.kind == "killed":
@@ -84,14 +90,6 @@ class Mishap:
             world.api.intercept = self._interception(self.place, happen)
         else:
             world.proxy.rules.append(self._rule(self.place, happen))
-            world.set_faults(self._faults(self.place))
-        running.append(world.start(*words))
-        try:
-            return running[0].end()
-        finally:
-            world.proxy.rules.clear()
-            world.set_faults()
-            world.api.intercept = lambda request: None
 
     def _rule(self, place: AwsCall, happen: Callable[[], None]) -> Rule:
         effect, times = _EFFECTS[self.kind]
@@ -117,3 +115,17 @@ class Mishap:
                 raise StatusError(403, "Forbidden", f"{request.path} is forbidden: by the test")
 
         return intercept
+
+
+def strike(world: World, words: tuple[str, ...], *mishaps: Mishap) -> Ran:
+    """Run a command with mishaps, of which one at most is in the cluster; all is well when it has ended."""
+    running: list[Running] = []
+    for mishap in mishaps:
+        mishap.arm(world, running)
+    running.append(world.start(*words))
+    try:
+        return running[0].end()
+    finally:
+        world.proxy.rules.clear()
+        world.set_faults()
+        world.api.intercept = lambda request: None
