@@ -185,16 +185,16 @@ def _examine(config: Config) -> None:
     from sdctl.doctor.check import FAIL, WARN
 
     checks = examine(config)
-    for check in checks:
-        if check.result == WARN:
-            output.warn(f"{check.id}: {check.found} ({check.why}); fix: {check.fix}")
     failed = [check for check in checks if check.result == FAIL]
     if failed:
         lines = [f"  {check.id}: {check.found} ({check.why})\n    fix: {check.fix}" for check in failed]
         raise UnfitError(
             "\n".join([f"{len(failed)} of {len(checks)} checks fail, nothing was changed:", *lines]),
-            hint="mend these, or go on regardless with --skip-doctor",
+            hint="mend these (sdctl doctor looks again), or go on regardless with --skip-doctor",
         )
+    for check in checks:
+        if check.result == WARN:
+            output.warn(f"{check.id}: {check.found} ({check.why}); fix: {check.fix}")
 
 
 def _previewed(aws: Aws, plan: Plan, outputs: Mapping[str, Mapping[str, str]]) -> Preview:

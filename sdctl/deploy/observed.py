@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -70,18 +70,6 @@ class Observed:
     templates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     image_digests: Mapping[str, str] = field(default_factory=dict)
     cluster: ClusterFinds | None = None
-    front_name: str = ""
-    output_bucket_has_objects: bool = False
-
-    @property
-    def front(self) -> StackView | None:
-        """The front's stack."""
-        return self.stacks.get(self.front_name)
-
-    @property
-    def output_bucket(self) -> str:
-        """The bucket of the results, empty where there is none yet."""
-        return self.front.outputs.get("OutputS3Bucket", "") if self.front else ""
 
     @property
     def outputs(self) -> dict[str, Mapping[str, str]]:
@@ -133,23 +121,7 @@ def observe(
             )
         return Observed(
             **buckets.result(), stacks=views, templates=templates, cluster=cluster, image_digests=digests,
-            front_name=config.front_stack_name,
         )  # fmt: skip
-
-
-def observe_stack(aws: Aws, stack_name: str) -> Observed:
-    """Read what exists of a deployment by its name alone, without its cluster."""
-    config = Config.model_validate({"stackName": stack_name})
-    found = observe(aws, config, target="local")
-    s3, output_bucket = S3(aws), found.output_bucket
-    place = s3.bucket_region(output_bucket) if output_bucket else None
-    if place is None:
-        return found
-    return replace(
-        found,
-        bucket_regions={**found.bucket_regions, output_bucket: place},
-        output_bucket_has_objects=s3.has_objects(output_bucket),
-    )
 
 
 def _stacks(aws: Aws, stack_name: str) -> dict[str, StackView]:

@@ -20,7 +20,6 @@ from sdctl.deploy.observed import (
     Observed,
     bucket_name,
     observe,
-    observe_stack,
 )
 from sdctl.deploy.release_plan import plan_releases, removed_release
 from sdctl.deploy.steps import (
@@ -41,7 +40,7 @@ from sdctl.render.runtime import runtime_stack, runtime_stack_prefix
 from sdctl.render.runtime_values import RuntimeFacts
 from sdctl.render.stacks import Output, Stack, front_stack, resolve, stack_tags
 
-__all__ = ["Observed", "bucket_name", "observe", "observe_stack", "plan_deploy", "stack_changes"]
+__all__ = ["Observed", "bucket_name", "observe", "plan_deploy", "stack_changes"]
 
 _SPOT_SERVICE: Final = "spot.amazonaws.com"
 

@@ -76,7 +76,6 @@ def offline_plan(config: Config, where: Where, *, target: str) -> Plan:
         partition=partition_of(region),
         bucket_regions={models: region} if config.model_bucket else {},
         cluster=ClusterFinds(DEPLOYER, zones=ZONES),
-        front_name=config.front_stack_name,
     )
     return plan_deploy(config, observed, target=target)
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from sdctl.clients.aws import Aws, AwsAccess
-from sdctl.clients.cloudformation import MAX_INLINE_TEMPLATE_BYTES
+from sdctl.clients.cloudformation import MAX_INLINE_TEMPLATE_BYTES, CloudFormation
 from sdctl.config.load import Overrides, load_config
 from sdctl.config.model import Config
 from sdctl.deploy.executor import LOCAL_PACE, Executor
-from sdctl.deploy.planner import observe, observe_stack, plan_deploy
+from sdctl.deploy.planner import observe, plan_deploy
 from sdctl.deploy.remains import REMAINS_HANDLERS
 from sdctl.deploy.standing import observe_standing
 from sdctl.deploy.steps import Event, Plan, StackStep
@@ -264,7 +264,7 @@ def test_a_destroy_leaves_nothing_and_can_be_repeated(deployment: Deployment, tm
 
     deployment.destroy("gone")
     assert not [b for b in s3.list_buckets()["Buckets"] if b["Name"] in mine]
-    assert observe_stack(deployment.aws, "gone").front is None
+    assert CloudFormation(deployment.aws).find("goneStack") is None
     queues = deployment.aws.client("sqs").list_queues(QueueNamePrefix="gone").get("QueueUrls", [])
     assert queues == []
     deployment.destroy("gone")

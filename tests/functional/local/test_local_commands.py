@@ -107,10 +107,13 @@ def test_a_dead_runtime_is_restarted_and_status_tells(farm: Farm) -> None:
     assert eventually(restarted, "the runtime's restart")
 
 
-def test_only_local_can_be_applied_yet(farm: Farm) -> None:
+def test_a_deploy_onto_aws_without_credentials_makes_nothing_and_says_why(farm: Farm) -> None:
     done = farm.run("deploy", "--target", "aws", "-R", "us-east-1", "-o", "json", check=False)
     assert (done.returncode, done.stdout) == (5, "")
-    assert json.loads(done.stderr)["error"]["code"] == "not_supported_yet"
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert error["code"] == "unfit"
+    assert "nothing was changed" in error["message"]
+    assert "credentials" in error["message"]
 
 
 def test_a_dry_run_writes_the_configuration_and_starts_nothing(farm: Farm, tmp_path: Path) -> None:
