@@ -129,9 +129,10 @@ def _report(event: Event) -> None:
 
 
 def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
-    from sdctl.deploy.apply import Machine, apply_plan, deployment_outputs
+    from sdctl.deploy.apply import Machine, apply_plan
     from sdctl.deploy.display import summary
     from sdctl.deploy.lock import this_process
+    from sdctl.deploy.outputs import joined_outputs
     from sdctl.deploy.planner import observe, plan_deploy
 
     config, env = loaded.config, context.environment()
@@ -158,7 +159,7 @@ def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
         output.note(summary(found.plan))
     deployment = Deployment(
         stack_name=config.stack_name, region=aws.region, target=_AWS, folder=str(Path.cwd()),
-        outputs=deployment_outputs(config, outputs), deployed_at=datetime.now(UTC).isoformat(),
+        outputs=joined_outputs(config.stack_name, outputs), deployed_at=datetime.now(UTC).isoformat(),
         runtimes={runtime.name: runtime.type for runtime in config.runtimes},
         profile=context.current().profile or "",
     )  # fmt: skip

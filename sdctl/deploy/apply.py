@@ -20,10 +20,8 @@ from sdctl.deploy.observed import Observed
 from sdctl.deploy.release_steps import Releases
 from sdctl.deploy.steps import BucketStep, Event, Plan, ReleaseStep
 from sdctl.errors import ConflictError, NotFoundError, SdctlError, ToolError
-from sdctl.render.runtime import runtime_stack_name
-from sdctl.render.stacks import logical_id, outputs_in
+from sdctl.render.stacks import outputs_in
 
-_OF_RUNTIMES: Final = ("QueueUrl", "DeadLetterQueueUrl")
 _IMAGE: Final = "image "
 
 
@@ -125,12 +123,3 @@ def apply_plan(
             raise ConflictError(
                 "another deploy or destroy has taken this stack over", hint="sdctl status"
             ) from error
-
-
-def deployment_outputs(config: Config, outputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return what a deployment tells its users: the front's outputs, and each runtime's queues."""
-    found = dict(outputs.get(config.front_stack_name, {}))
-    for runtime in config.runtimes:
-        own = outputs.get(runtime_stack_name(config.stack_name, runtime.name), {})
-        found |= {f"{name}{logical_id(runtime.name)}": own[name] for name in _OF_RUNTIMES if name in own}
-    return found

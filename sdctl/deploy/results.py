@@ -9,31 +9,10 @@ from typing import Any
 from sdctl.clients.aws import Aws
 from sdctl.clients.cloudformation import StackState, StackView
 from sdctl.clients.ssm import Ssm
+from sdctl.deploy.outputs import joined_outputs
 from sdctl.deploy.standing import own_stacks
 from sdctl.errors import NotFoundError
-from sdctl.render.runtime import runtime_stack_prefix
-from sdctl.render.stacks import logical_id, runtimes_path
-
-# Outputs of a runtime's stack that the deployment's outputs have too, each with the runtime's name behind.
-_RUNTIME_OUTPUTS = ("QueueUrl", "DeadLetterQueueUrl")
-
-
-def joined_outputs(stack_name: str, outputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return a deployment's outputs: the front's, and each runtime's queues as `QueueUrl<Logical>`.
-
-    Args:
-        stack_name: the deployment's name.
-        outputs: of its stacks, by the stacks' names.
-    """
-    prefix = runtime_stack_prefix(stack_name)
-    joined = dict(outputs.get(f"{stack_name}Stack", {}))
-    for name in sorted(outputs):
-        if name.startswith(prefix):
-            logical = logical_id(name.removeprefix(prefix))
-            joined |= {
-                f"{key}{logical}": outputs[name][key] for key in _RUNTIME_OUTPUTS if key in outputs[name]
-            }
-    return joined
+from sdctl.render.stacks import runtimes_path
 
 
 def read_runtimes(aws: Aws, stack_name: str) -> dict[str, str]:

@@ -143,8 +143,8 @@ def deploy_local(
     """
     target.start()  # it gets ready while the AWS libraries are read
     from sdctl.clients.aws import Aws, aws_errors
-    from sdctl.deploy.apply import deployment_outputs
     from sdctl.deploy.executor import LOCAL_PACE, Executor
+    from sdctl.deploy.outputs import joined_outputs
     from sdctl.deploy.planner import observe, plan_deploy
 
     access = target.up()
@@ -157,7 +157,7 @@ def deploy_local(
         for runtime in config.runtimes
     ]
     target.run_runtimes(specs)
-    stack_outputs = deployment_outputs(config, by_stack)
+    stack_outputs = joined_outputs(config.stack_name, by_stack)
     with aws_errors("fetch the API key"):
         answer = aws.client("apigateway").get_api_key(apiKey=stack_outputs["ApiKeyId"], includeValue=True)
     outputs = local_outputs(config.stack_name, access.region, access.endpoint_url or "", stack_outputs)

@@ -11,8 +11,8 @@ import pytest
 
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.config.model import Config
-from sdctl.deploy.apply import deployment_outputs
 from sdctl.deploy.executor import LOCAL_PACE, Executor
+from sdctl.deploy.outputs import joined_outputs
 from sdctl.deploy.planner import observe, plan_deploy
 from support.emulator import running_emulator
 
@@ -60,7 +60,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
         config = Config.model_validate({"modelsRuntime": RUNTIMES})
         plan = plan_deploy(config, observe(aws, config, target="local"), target="local")
         outputs = Executor(aws, lambda _event: None, pace=LOCAL_PACE).run(plan)
-        yield Front(aws, deployment_outputs(config, outputs))
+        yield Front(aws, joined_outputs(config.stack_name, outputs))
 
 
 ROUTED: list[tuple[str, dict[str, str], str]] = [

@@ -13,11 +13,12 @@ from sdctl.clients.cloudformation import StackView
 from sdctl.clients.helm import digest_of
 from sdctl.clients.helm_commands import description_of
 from sdctl.config.model import Config
-from sdctl.deploy.apply import check_images, deployment_outputs
+from sdctl.deploy.apply import check_images
 from sdctl.deploy.bundle import Bundle
 from sdctl.deploy.choices import kubernetes_version
 from sdctl.deploy.observed import ClusterFinds, Observed
 from sdctl.deploy.observed_releases import ReleaseView
+from sdctl.deploy.outputs import joined_outputs
 from sdctl.deploy.planner import plan_deploy
 from sdctl.deploy.steps import Plan, ReleaseStep, StackStep, Step
 from sdctl.errors import ConfigError, NotFoundError
@@ -252,7 +253,7 @@ def test_a_deployment_tells_the_front_s_outputs_and_each_runtime_s_queues() -> N
         "farm-runtime-one": {"QueueUrl": "q1", "DeadLetterQueueUrl": "d1", "AgentRoleArn": "r"},
         "farm-runtime-two": {"QueueUrl": "q2", "DeadLetterQueueUrl": "d2"},
     }
-    assert deployment_outputs(configured(), outputs) == {
+    assert joined_outputs("farm", outputs) == {
         "FrontApiEndpoint": "https://x/", "QueueUrlOne": "q1", "DeadLetterQueueUrlOne": "d1",
         "QueueUrlTwo": "q2", "DeadLetterQueueUrlTwo": "d2",
     }  # fmt: skip
