@@ -30,6 +30,7 @@ QUEUE = {"Type": "AWS::SQS::Queue"}
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # seconds for each test
     with mock_aws():
         yield Aws(AwsAccess(REGION))
 

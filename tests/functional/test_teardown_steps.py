@@ -85,6 +85,7 @@ class Ground:
 
 @pytest.fixture
 def ground(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # seconds for each test
     with mock_aws(), KubernetesApi(ready_seconds=0) as api:
         aws = Aws(AwsAccess(REGION, access_key="testing", secret_key="testing"))
         access = ClusterAccess(CLUSTER, "arn", api.url, api.authority, REGION)
@@ -185,10 +186,9 @@ def test_scaled_objects_are_left_to_keda_or_let_go_where_it_is_gone(ground: Grou
 
 def instance(aws: Aws, tags: dict[str, str]) -> str:
     ec2 = aws.client("ec2")
-    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
     listed = [{"Key": key, "Value": value} for key, value in tags.items()]
     made = ec2.run_instances(
-        ImageId=image, MinCount=1, MaxCount=1, InstanceType="g5.xlarge",
+        ImageId="ami-12c6146b", MinCount=1, MaxCount=1, InstanceType="g5.xlarge",
         TagSpecifications=[{"ResourceType": "instance", "Tags": listed}],
     )  # fmt: skip
     return str(made["Instances"][0]["InstanceId"])
