@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from support import chart, helm_tools
 from support.kubernetes_api import KubernetesApi
@@ -129,3 +131,23 @@ def test_every_example_lints_without_a_warning(major: int, tmp_path: Path) -> No
         said = done.stdout + done.stderr
         assert done.returncode == 0, said
         assert "WARNING" not in said.upper(), said
+
+
+def test_a_packaged_chart_is_the_chart_without_its_examples(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path)}
+    helm = str(helm_tools.helm(4))
+    pack = [helm, "package", str(chart.CHART), "--destination", str(tmp_path)]
+    subprocess.run(pack, env=environment, capture_output=True, timeout=60, check=True)
+    [archive] = tmp_path.glob("sd-on-eks-*.tgz")
+    values = tmp_path / "values.json"
+    values.write_text(json.dumps(chart.ci_values("comfyui")))
+    done = subprocess.run(
+        [helm, "template", chart.RELEASE, str(archive), "--namespace", chart.NAMESPACE,
+         "--values", str(values), "--kube-version", "1.36.0"],
+        env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert [one for one in yaml.safe_load_all(done.stdout) if one] == chart.render_ci("comfyui")
+    with tarfile.open(archive) as packed:
+        names = {name.removeprefix("sd-on-eks/") for name in packed.getnames()}
+    assert {"README.md", "values.schema.json", "files/custom_nodes.py", "templates/NOTES.txt"} <= names
+    assert not [name for name in names if name.startswith("ci")]

@@ -282,8 +282,8 @@ def test_models_are_read_only_of_one_bucket_and_one_claim() -> None:
     assert spec["csi"]["volumeHandle"] == name
     assert spec["csi"]["readOnly"] is True
     assert spec["csi"]["volumeAttributes"] == {
-        "bucketName": "sdoneks-models", "stsRegion": "us-west-2", "cache": "emptyDir",
-        "cacheEmptyDirSizeLimit": "100Gi",
+        "bucketName": "sdoneks-models", "mountpointContainerResourcesLimitsMemory": "4Gi",
+        "cache": "emptyDir", "cacheEmptyDirSizeLimit": "100Gi",
     }  # fmt: skip
     assert {"read-only", "allow-other", "region us-west-2"} <= set(spec["mountOptions"])
     assert spec["claimRef"] == {"namespace": chart.NAMESPACE, "name": claim["metadata"]["name"]}

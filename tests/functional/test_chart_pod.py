@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,9 +174,29 @@ def test_a_change_of_what_is_mounted_replaces_the_pods() -> None:
     assert checksum({}) == checksum({"runtime/scaling": {"queueLength": 3}})
 
 
-def test_another_version_of_the_chart_alone_replaces_no_pod() -> None:
-    labels = chart.pod(chart.render_ci("sdwebui"))["metadata"]["labels"]
-    assert "helm.sh/chart" not in labels
+def test_another_version_of_the_chart_alone_replaces_no_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = chart.pod(chart.render_ci("comfyui"))
+    newer = tmp_path / "sd-on-eks"
+    shutil.copytree(chart.CHART, newer)
+    about = yaml.safe_load((newer / "Chart.yaml").read_text(encoding="utf-8"))
+    (newer / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "99.0.0"}), encoding="utf-8")
+    monkeypatch.setattr(chart, "CHART", newer)
+    chart.forget()
+    try:
+        objects = chart.render_ci("comfyui")
+    finally:
+        chart.forget()
+    assert chart.find(objects, "Deployment")["metadata"]["labels"]["helm.sh/chart"] == "sd-on-eks-99.0.0"
+    assert chart.pod(objects) == before
+
+
+def test_ones_own_annotations_go_before_the_charts() -> None:
+    given = {"karpenter.sh/do-not-disrupt": "true", "team": "art"}
+    found = chart.pod(chart.render_ci("sdwebui", {"runtime/annotations": given}))["metadata"]["annotations"]
+    assert found.items() >= given.items()
+    assert "prometheus.io/port" in found
 
 
 def allowed(policy: chart.Object, address: str, port: int) -> bool:

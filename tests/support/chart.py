@@ -84,6 +84,11 @@ def _render(values: str, major: int, kubernetes: str) -> tuple[Object, ...]:
     return tuple(doc for doc in yaml.safe_load_all(done.stdout) if doc)
 
 
+def forget() -> None:
+    """Forget what was rendered, where the chart itself is another."""
+    _render.cache_clear()
+
+
 def find(objects: list[Object], kind: str) -> Object:
     """Return the only object of a kind."""
     [found] = [one for one in objects if one["kind"] == kind]

@@ -151,7 +151,9 @@ driver: s3.csi.aws.com
 readOnly: true
 volumeAttributes:
   bucketName: {{ required "runtime.persistence.s3.modelBucket is needed" $s3.modelBucket | quote }}
-  stsRegion: {{ .Values.global.awsRegion | quote }}
+  {{- with $s3.memoryLimit }}
+  mountpointContainerResourcesLimitsMemory: {{ . }}
+  {{- end }}
   {{- if and $s3.cacheSize (include "sd-on-eks.hasLocalDisks" .) }}
   cache: emptyDir
   cacheEmptyDirSizeLimit: {{ $s3.cacheSize }}
@@ -212,8 +214,34 @@ capabilities:
 {{- toJson $env -}}
 {{- end -}}
 
-{{/* Whether there are files to mount: of the type, or scripts of ours. */}}
-{{- define "sd-on-eks.hasFiles" -}}
+{{/* Files to mount, by name: the type's, and programs of ours; empty where there are none. */}}
+{{- define "sd-on-eks.files" -}}
+{{- $root := . -}}
 {{- $type := include "sd-on-eks.type" . | fromJson -}}
-{{- if or $type.files (include "sd-on-eks.warmUpBody" .) .Values.runtime.inferenceApi.customNodes .Values.runtime.deletionCost.enabled -}}true{{- end -}}
+{{- $files := dict -}}
+{{- range $name, $content := $type.files -}}{{- $_ := set $files $name (tpl $content $root | trim) -}}{{- end -}}
+{{- with include "sd-on-eks.warmUpBody" . -}}
+{{- $_ := set $files "warm_up.json" . -}}
+{{- $_ := set $files "warm_up.py" ($root.Files.Get "files/warm_up.py") -}}
+{{- end -}}
+{{- with .Values.runtime.inferenceApi.customNodes -}}
+{{- $_ := set $files "custom_nodes.json" (toJson .) -}}
+{{- $_ := set $files "custom_nodes.py" ($root.Files.Get "files/custom_nodes.py") -}}
+{{- end -}}
+{{- if .Values.runtime.deletionCost.enabled -}}
+{{- $_ := set $files "deletion_cost.py" ($root.Files.Get "files/deletion_cost.py") -}}
+{{- end -}}
+{{- if $files -}}{{- toYaml $files -}}{{- end -}}
+{{- end -}}
+
+{{- define "sd-on-eks.podAnnotations" -}}
+{{- with include "sd-on-eks.files" . }}
+checksum/config: {{ sha256sum . }}
+{{- end }}
+karpenter.sh/do-not-disrupt: {{ .Values.runtime.doNotDisrupt | quote }}
+# Only the agent gets the role's credentials; what users' models and nodes run has none.
+eks.amazonaws.com/skip-containers: inference-api,warm-up,custom-nodes,deletion-cost
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .Values.runtime.queueAgent.metricsPort | quote }}
+prometheus.io/path: /metrics
 {{- end -}}
