@@ -166,7 +166,7 @@ def _allow_handler(
     service = action.partition(":")[0]
     kinds = handlers().resources[action]
     if service == "apigateway":
-        _allow_api_gateway(statements, action, types, config.stack_name, scopes.place)
+        _allow_api_gateway(statements, action, types, scopes, config.stack_name)
     elif service == "iam":
         _allow_iam(statements, action, types, scopes, config)
     elif action in ("ec2:CreateTags", "ec2:DeleteTags"):
@@ -252,10 +252,20 @@ def _allow_ec2_tags(
 
 
 def _allow_api_gateway(
-    statements: _Statements, action: str, types: set[str], stack_name: str, place: Place
+    statements: _Statements, action: str, types: set[str], scopes: Scopes, stack_name: str
 ) -> None:
-    """Its ARNs hold made-up ids: the tag tells what is ours, and is asked for when something is made."""
-    root = place.arn("apigateway:{region}::")
+    """Its ARNs hold made-up ids: the tag tells what is ours, and is asked for when something is made.
+
+    A custom domain has its name.
+    """
+    root = scopes.place.arn("apigateway:{region}::")
+    for domain in scopes.arns("apigateway", "domainname"):
+        mappings = f"{domain}/basepathmappings"
+        if action == "apigateway:POST":
+            statements.allow(action, [f"{root}/domainnames"], tagged(stack_name, "RequestTag"))
+            statements.allow(action, [mappings])
+        elif action != "apigateway:PUT":
+            statements.allow(action, [domain, f"{mappings}/*"])
     items = [f"{root}{path}/*" for path in _API_ITEMS.get(action, _API_COLLECTIONS)]
     statements.allow(action, items, tagged(stack_name))
     if action == "apigateway:POST":

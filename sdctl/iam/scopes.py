@@ -44,6 +44,9 @@ class _Named:
 
 _REGIONAL: Final = "{region}:{account}"
 _NAMED: Final = {
+    "apigateway domainname": _Named(
+        "AWS::ApiGateway::DomainName", "DomainName", "apigateway:{region}::/domainnames/",
+    ),
     "budgets budget": _Named("AWS::Budgets::Budget", "BudgetName", "budgets::{account}:budget/"),
     "cloudwatch alarm": _Named("AWS::CloudWatch::Alarm", "AlarmName", f"cloudwatch:{_REGIONAL}:alarm:"),
     "cloudwatch dashboard": _Named(

@@ -339,3 +339,31 @@ def test_one_statement_longer_than_a_document_is_halved() -> None:
 def test_policies_are_the_same_at_every_run() -> None:
     assert document("deploy", "many") == document("deploy", "many")
     assert set(get_args(Purpose)) == set(PURPOSES) == set(CALLS)
+
+
+def test_a_custom_domain_can_be_made_and_mapped_and_no_other_domain_touched() -> None:
+    document_ = document("deploy", "every-option")
+    domains = "arn:aws:apigateway:us-west-2::/domainnames"
+    own, other = f"{domains}/art.example.com", f"{domains}/shop.example.com"
+    assert allows(document_, Request("apigateway:POST", domains, {MADE_FOR: ("sdoneks",)}))
+    assert allows(document_, Request("apigateway:POST", f"{own}/basepathmappings"))
+    assert allows(document_, Request("apigateway:DELETE", f"{own}/basepathmappings/(none)"))
+    assert allows(document("destroy", "every-option"), Request("apigateway:DELETE", own))
+    for resource in (other, f"{other}/basepathmappings", f"{other}/basepathmappings/(none)"):
+        for verb in ("POST", "DELETE", "PATCH"):
+            assert not allows(document_, Request(f"apigateway:{verb}", resource))
+
+
+def test_a_runtime_that_is_added_later_needs_no_other_policy() -> None:
+    queue = f"arn:aws:sqs:us-west-2:{ACCOUNT}:sdoneks-runtime-later-Queue-X"
+    assert allows(document("deploy"), Request("sqs:CreateQueue", queue))
+    assert allows(
+        document("deploy"), Request("iam:CreateRole", f"{IAM}:role/sdoneks-runtime-later-AgentRole-X")
+    )
+    entry = f"arn:aws:ssm:us-west-2:{ACCOUNT}:parameter/sdctl/sdoneks/runtimes/later"
+    assert allows(document("deploy"), Request("ssm:PutParameter", entry))
+    assert allows(document("destroy"), Request("ssm:DeleteParameter", entry))
+    others = entry.replace("/sdoneks/", "/other/")
+    assert not allows(document("deploy"), Request("ssm:PutParameter", others))
+    stack = f"arn:aws:cloudformation:us-west-2:{ACCOUNT}:stack/sdoneks-runtime-later/0a1b"
+    assert allows(document("deploy"), Request("cloudformation:CreateChangeSet", stack))
