@@ -389,6 +389,9 @@ def end_call(row: Row, ending: Ending) -> Call:
     update.require_equal("status", row.status)
     if row.claim:
         update.require_equal("claim", row.claim)
+    elif row.status == contract.QUEUED:
+        # Queued again since, after a run or a retry, it is another wait, and not the one to be ended.
+        update.require_equal("attempts", row.attempts)
     return update.call()
 
 

@@ -269,3 +269,14 @@ def test_a_large_body_is_kept_as_a_pointer(table: Table) -> None:
 def test_times_are_rendered_in_utc_to_the_millisecond() -> None:
     assert record.iso_time(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
     assert record.iso_time(None) is None
+
+
+def test_an_end_that_was_meant_for_a_task_before_its_retry_does_not_end_the_retried_one(table: Table) -> None:
+    seen = table.submit(make_task())
+    ended = table.update(record.end_call(seen, record.Ending("cancelled", NOW + 1)))
+    table.update(record.retry_call(ended, NOW + 2))
+
+    late = table.refused(record.end_call(seen, record.Ending("expired", NOW + 3)))
+
+    assert late is not None
+    assert (late.status, late.attempts) == ("queued", seen.attempts + 1)

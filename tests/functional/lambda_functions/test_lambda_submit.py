@@ -262,3 +262,17 @@ def test_a_static_runtime_knows_its_own_checkpoint_only(api: Worker) -> None:
     refused = call(api, submit(body))
     assert (refused.code, api.calls) == ("invalid_task", ["ssm.get_parameters_by_path"])
     assert CHECKPOINT in refused.body["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"), [("throttled", 429, "throttled"), ("refused", 500, "internal")]
+)
+def test_no_task_is_refused_for_a_list_of_runtimes_that_could_not_be_read(
+    api: Worker, fault: str, status: int, code: str
+) -> None:
+    for body in (t2i(runtime="nobody"), t2i()):
+        failed = call(api, submit(body), {"ssm.get_parameters_by_path": fault})
+        assert (failed.status, failed.code) == (status, code)
+    assert call(api, submit(t2i())).status == 200
+    # What is known goes on working without the list.
+    assert call(api, submit(t2i("again")), {"ssm.get_parameters_by_path": fault}).status == 200
