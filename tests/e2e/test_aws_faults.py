@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -136,10 +135,6 @@ def bring_up_nodes(world: World) -> None:
     world.wait(lambda: world.api.objects("NodeClaim"), "a GPU node")
 
 
-def mixed(kinds: Sequence[Kind], places: Sequence[Place]) -> list[Mishap]:
-    return [Mishap(kind, place) for kind, place in zip(kinds, places, strict=True)]
-
-
 def everywhere(kind: Kind, places: Sequence[Place]) -> list[Mishap]:
     return [mishap for place in places if (mishap := Mishap(kind, place)).can_happen]
 
@@ -154,35 +149,20 @@ def survive(world: World, words: tuple[str, ...], mishaps: Sequence[Mishap]) -> 
 
 
 @pytest.mark.slow
-def test_a_deploy_gets_there_after_a_mishap_at_each_step(world: World) -> None:
-    kinds: tuple[Kind, ...] = (
-        "killed", "denied", "interrupted", "expired", "failed", "denied", "interrupted",
-    )  # fmt: skip
-    go_through(world, DEPLOY, mixed(kinds, DEPLOY_WAYS[0]))
+def test_a_deploy_and_its_teardown_get_there_after_a_mishap_of_each_kind(world: World) -> None:
+    bucket, _, network, _, cluster, _, karpenter = DEPLOY_WAYS[0]
+    go_through(world, DEPLOY, [
+        Mishap("killed", bucket), Mishap("interrupted", network), Mishap("failed", cluster),
+        Mishap("denied", karpenter),
+    ])  # fmt: skip
     well(world.run(*DEPLOY))
-    is_deployed(world)
-
-
-@pytest.mark.slow
-def test_a_front_and_its_runtime_get_there_after_a_mishap_at_each_step(world: World) -> None:
-    kinds: tuple[Kind, ...] = ("expired", "killed", "failed", "denied", "failed", "killed")
-    go_through(world, DEPLOY, mixed(kinds, DEPLOY_WAYS[1]))
-    well(world.run(*DEPLOY))
-    is_deployed(world)
-
-
-@pytest.mark.slow
-def test_a_deploy_gets_over_bad_weather_and_its_teardown_there_after_a_mishap_at_each_step(
-    world: World,
-) -> None:
-    weather = zip(cycle(sorted(SURVIVED)), calls(DEPLOY_WAYS), strict=False)
-    survive(world, DEPLOY, [Mishap(kind, place) for kind, place in weather])
     is_deployed(world)
     bring_up_nodes(world)
-    kinds: tuple[Kind, ...] = (
-        "interrupted", "killed", "denied", "interrupted", "killed", "denied", "expired", "killed",
-    )  # fmt: skip
-    go_through(world, DESTROY, mixed(kinds, DESTROY_WAYS[0]))
+    scale_in, pools, _, release, _, _, network, _ = DESTROY_WAYS[0]
+    go_through(world, DESTROY, [
+        Mishap("interrupted", scale_in), Mishap("killed", pools), Mishap("denied", release),
+        Mishap("expired", network),
+    ])  # fmt: skip
     well(world.run(*DESTROY))
     is_gone(world)
 

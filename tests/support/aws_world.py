@@ -157,11 +157,13 @@ class World:
     def pending_change_sets(self) -> list[str]:
         """List the change sets that were made and never carried out."""
         client = self.client("cloudformation")
+        ids = {one["StackId"] for one in client.describe_stacks()["Stacks"]}
         return [
             one["ChangeSetName"]
             for stack in self.stacks()
             for one in client.list_change_sets(StackName=stack)["Summaries"]
-            if one["ExecutionStatus"] != "EXECUTE_COMPLETE"
+            # The emulator lists those of deleted stacks of the same name, too.
+            if one["ExecutionStatus"] != "EXECUTE_COMPLETE" and one["StackId"] in ids
         ]
 
     def wait(self, probe: Callable[[], T], awaited: str, *, seconds: float = 15.0) -> T:
