@@ -35,7 +35,8 @@ def create(
     from sdctl.clients.buckets import Buckets
 
     place = find_place(name)
-    tags = {"sdctl:stack": place.stack_name, **place.config.tags}
+    config = place.config
+    tags = {"sdctl:stack": place.stack_name, **config.tags}
     try:
         is_new, added = Buckets(place.aws).ensure(place.bucket, tags)
     except ConflictError as error:
@@ -49,7 +50,7 @@ def create(
     what = "created" if is_new else "there already"
     changes = f"; now {', '.join(added)}" if added and not is_new else ""
     output.result(document, f"{place.bucket}  {what} in {place.aws.region}{changes}")
-    if name and place.config.model_bucket != name:
+    if name and config.model_bucket != name:
         output.note(f"Next: modelBucketArn: {document['arn']} in sdctl.yaml, or sdctl deploy -b {name}")
     else:
         output.note("Next: sdctl models upload SOURCE")

@@ -21,10 +21,18 @@ class Place:
     """A deployment's model bucket; `deployment` is None before the first deploy."""
 
     aws: Aws
-    stack_name: str
     bucket: str
     deployment: Deployment | None
-    config: Config
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the folder that was deployed from, read when it is asked for."""
+        return _config(self.deployment)
+
+    @property
+    def stack_name(self) -> str:
+        """The deployment's name."""
+        return self.config.stack_name if self.deployment is None else self.deployment.stack_name
 
     @property
     def objects(self) -> Objects:
@@ -42,18 +50,18 @@ def find_place(bucket: str | None = None) -> Place:
         ConfigError: nothing names a region.
     """
     deployment = context.find_deployment()
-    config = _config(deployment)
     if deployment is None and context.current().target == "local":
         raise NotFoundError("nothing is deployed on this machine", hint="sdctl deploy --target local")
     aws = access.session() if deployment is None else access.aws(deployment)
-    stack_name = config.stack_name if deployment is None else deployment.stack_name
     deployed = deployment.outputs.get("ModelBucket") if deployment is not None else None
-    return Place(aws, stack_name, bucket or deployed or _picked(aws, stack_name, config), deployment, config)
+    return Place(aws, bucket or deployed or _picked(aws, deployment), deployment)
 
 
-def _picked(aws: Aws, stack_name: str, config: Config) -> str:
+def _picked(aws: Aws, deployment: Deployment | None) -> str:
     from sdctl.deploy.planner import bucket_name
 
+    config = _config(deployment)
+    stack_name = config.stack_name if deployment is None else deployment.stack_name
     return config.model_bucket or bucket_name(stack_name, "model-bucket", aws.account_id(), aws.region)
 
 
@@ -71,7 +79,10 @@ def _config(deployment: Deployment | None) -> Config:
 
 def checkpoints(place: Place) -> dict[str, list[str]]:
     """Return the checkpoints that runtimes name: the deployed ones', and the configuration's."""
-    found = {one.name: [one.checkpoint] for one in place.config.runtimes if one.checkpoint}
+    found: dict[str, list[str]] = {}
+    for runtime in place.config.runtimes:
+        if runtime.checkpoint:
+            found[runtime.name] = [runtime.checkpoint]
     if place.deployment is not None:
         from sdctl.deploy.results import read_checkpoints
 

@@ -135,6 +135,20 @@ class Aws:
                 self._account_id = str(self.client("sts").get_caller_identity()["Account"])
         return self._account_id
 
+    def session_credentials(self) -> Any:
+        """Return botocore's credentials, for a client that is not botocore's; they renew themselves.
+
+        Raises:
+            AwsError: there are none.
+        """
+        from botocore.exceptions import NoCredentialsError
+
+        with self._lock, aws_errors("read the credentials"):
+            found = self._open().get_credentials()
+            if found is None:
+                raise NoCredentialsError
+            return found
+
     def _open(self) -> Any:
         if self._session is None:
             import boto3

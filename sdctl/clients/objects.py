@@ -9,10 +9,13 @@ import base64
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sdctl.clients.aws import Aws, aws_errors
 from sdctl.errors import AwsError, ConflictError, NotFoundError
+
+if TYPE_CHECKING:
+    from sdctl.clients.quick_puts import QuickPuts
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAX_PARTS: Final = 10_000
@@ -70,6 +73,7 @@ class Objects:
         """Use the session; the client is made on first use."""
         self._aws = aws
         self.bucket = bucket
+        self._quick: QuickPuts | None = None
 
     @property
     def _client(self) -> Any:
@@ -139,8 +143,18 @@ class Objects:
                 raise LostRaceError(f"{key} was changed meanwhile") from error
             raise
 
+    def hurry(self) -> None:
+        """Prepare for many small objects; without it, or where it is not possible, they take longer."""
+        from sdctl.clients.quick_puts import quick_puts
+
+        self._quick = quick_puts(self._aws, self.bucket)
+
     def put(self, key: str, body: bytes, crc32: int, metadata: Mapping[str, str]) -> str:
         """Store an object from memory; return its ETag."""
+        if self._quick is not None:
+            etag = self._quick.put(key, body, encoded(crc32), metadata)
+            if etag is not None:
+                return etag
         with aws_errors(f"store {key} in the bucket {self.bucket}"):
             answer = self._client.put_object(
                 Bucket=self.bucket, Key=key, Body=body, ChecksumCRC32=encoded(crc32), Metadata=dict(metadata)

@@ -26,7 +26,8 @@ from sdctl.models.threads import Workers
 
 OTHER: Final = "other"
 # Small files go out so many at a time; a large one is sent in parallel parts by itself.
-_TOGETHER: Final = 8
+_TOGETHER: Final = 16
+_MANY: Final = 8
 # At this many models the index is written, too, and not only at the end.
 _INDEX_EVERY: Final = 200
 
@@ -155,6 +156,8 @@ class Bringer:
     def _together(self, wanted: list[tuple[Origin, Wish]]) -> Iterator[Brought | SdctlError]:
         if not wanted:
             return
+        if len(wanted) >= _MANY:
+            self._objects.hurry()
         workers = Workers(_TOGETHER, "model")
         try:
             calls = [workers.submit(partial(self._attempt, origin, wish)) for origin, wish in wanted]

@@ -96,15 +96,18 @@ class Sender:
 
     def _send_whole(self, wanted: Sending) -> Sent:
         data = wanted.content.read(0, wanted.content.size_bytes)
-        digest = Digest()
-        digest.update(data)
         check_seen(wanted.seen, 0, data)
-        check_digest(wanted, digest)
-        metadata = {**wanted.metadata, "sha256": digest.sha256}
-        etag = self._objects.put(wanted.key, data, digest.crc32, metadata)
+        sha256, crc32 = wanted.sha256, zlib.crc32(data)
+        if not sha256 or crc32 != wanted.crc32:  # else it has been hashed a moment ago
+            digest = Digest()
+            digest.update(data)
+            check_digest(wanted, digest)
+            sha256 = digest.sha256
+        metadata = {**wanted.metadata, "sha256": sha256}
+        etag = self._objects.put(wanted.key, data, crc32, metadata)
         self._on_bytes(wanted.key, len(data))
-        checksum = encoded(digest.crc32)
-        return Sent(digest.sha256, checksum, checksum, etag)
+        checksum = encoded(crc32)
+        return Sent(sha256, checksum, checksum, etag)
 
 
 class _Upload:
