@@ -49,7 +49,7 @@ def policy(
 
     check_account(account)
     options, env = context.current(), context.environment()
-    region = options.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
+    region = context.region()
     if not region:
         raise ConfigError("no region is set", hint="pass -R REGION, or set AWS_DEFAULT_REGION")
     loaded = load_config(options.config, Overrides(options.stack_name), env)

@@ -50,7 +50,7 @@ def render(
     loaded = load_config(options.config, overrides, env)
     for warning in loaded.warnings:
         output.warn(warning)
-    region = options.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""
+    region = context.region()
     if region:
         check_region(loaded, region)
     rendering = render_all(

@@ -7,7 +7,7 @@ placeholder with a name, as `${asset-bucket}` or `${sdoneks-cluster.ClusterEndpo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -55,10 +55,10 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One step of a deploy, and the files that hold what it sends."""
+    """One step of a deploy, and what it sends by path."""
 
     step: Step
-    files: tuple[str, ...]
+    files: Mapping[str, bytes]
 
 
 def offline_plan(config: Config, where: Where, *, target: str) -> Plan:

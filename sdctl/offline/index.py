@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sdctl.deploy.steps import BucketStep, ObjectsStep, ReleaseStep, ServiceRoleStep, StackStep, Step
+from sdctl.clients.cloudformation import MAX_INLINE_TEMPLATE_BYTES
+from sdctl.deploy.steps import BucketStep, ObjectsStep, ReleaseStep, ServiceRoleStep, StackStep
 from sdctl.offline.files import Sent, chart_name, release_path
 
 _HEAD = """\
@@ -49,7 +50,7 @@ def readme(
     for number, one in enumerate(sent, 1):
         needs = f", after {', '.join(one.step.needs)}" if one.step.needs else ""
         parts.append(f"\n{number}. **{one.step.id}** ({one.step.kind}{needs}): {one.step.detail}\n")
-        lines = list(_commands(one.step))
+        lines = list(_commands(one))
         if lines:
             parts.append("\n   ```sh\n" + "".join(f"   {line}\n" for line in lines) + "   ```\n")
     parts.append(_POLICIES)
@@ -70,7 +71,8 @@ def plan_json(
     return {**head, "steps": steps, "placeholders": dict(placeholders)}
 
 
-def _commands(step: Step) -> Iterator[str]:
+def _commands(sent: Sent) -> Iterator[str]:
+    step = sent.step
     if step.action == "none":
         return
     match step:
@@ -81,9 +83,14 @@ def _commands(step: Step) -> Iterator[str]:
         case ServiceRoleStep():
             yield f"aws iam create-service-linked-role --aws-service-name {step.service}"
         case StackStep():
-            file = f"file://stacks/{step.name}"
+            path = f"stacks/{step.name}"
+            body = f"--template-body file://{path}.yaml"
+            if len(sent.files[f"{path}.yaml"]) > MAX_INLINE_TEMPLATE_BYTES:
+                copy = _word(f"s3://{step.asset_bucket}/templates/{step.name}.yaml")
+                yield f"aws s3 cp {path}.yaml {copy}"
+                body = f'--template-url "$(aws s3 presign {copy})"'
             yield f"aws cloudformation create-stack --stack-name {step.name} --capabilities CAPABILITY_IAM \\"
-            yield f"  --template-body {file}.yaml --parameters {file}.parameters.json --tags {file}.tags.json"
+            yield f"  {body} --parameters file://{path}.parameters.json --tags file://{path}.tags.json"
             yield f"aws cloudformation wait stack-create-complete --stack-name {step.name}"
         case ReleaseStep(release=release):
             chart = release.chart

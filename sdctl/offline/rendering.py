@@ -46,7 +46,7 @@ def render_all(
         files |= policy_files(config, where, plan)
     named = placeholders((content for path, content in files.items() if not path.endswith(".zip")), plan)
     head = {"stack_name": config.stack_name, "region": where.region or None, "target": target}
-    steps = [Sent(step, tuple(sent[step.id])) for step in plan]
+    steps = [Sent(step, sent[step.id]) for step in plan]
     files["plan.json"] = to_json(plan_json(head, steps, named))
     files["README.md"] = readme(config.stack_name, steps, named, notes)
     return Rendering(files, named, tuple(notes))

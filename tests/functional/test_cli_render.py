@@ -245,3 +245,13 @@ def test_a_rendering_takes_a_few_times_what_its_libraries_take_to_import_and_lit
     ours, libraries = render_benchmark.measure(rounds=2)
     assert ours.cpu_seconds < 1.5 * render_benchmark.RATIO_BOUND * libraries.cpu_seconds
     assert ours.peak_mib < render_benchmark.PEAK_BOUND_MIB
+
+
+def test_a_template_too_large_to_be_sent_inline_goes_through_the_asset_bucket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sdctl.offline.index.MAX_INLINE_TEMPLATE_BYTES", 20_000)
+    text = rendered(*HERE)["README.md"].decode()
+    assert "aws s3 cp stacks/sdoneksStack.yaml s3://sdoneks-assets-" in text
+    assert "--template-body file://stacks/sdoneks-network.yaml" in text
+    assert "--template-body file://stacks/sdoneksStack.yaml" not in text
