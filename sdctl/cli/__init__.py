@@ -63,6 +63,8 @@ COMMANDS = (
     Entry("verify", "sdctl.cli.verify", "verify", "Run the smoke test through the API.", _TASKS),
     Entry("status", "sdctl.cli.status", "status", "Show stacks, runtimes and queues.", _LOOKING),
     Entry("logs", "sdctl.cli.local", "logs", "Show logs.", _LOOKING),
+    Entry("queue", "sdctl.cli.queue", "app", "Depth, redrive and purge of the queues.", _LOOKING),
+    Entry("runtime", "sdctl.cli.runtime", "app", "Pause, resume, warm and restart runtimes.", _LOOKING),
     Entry("kubeconfig", "sdctl.cli.kubeconfig", "kubeconfig", "Add the cluster to a kubeconfig.", _LOOKING),
     Entry("token", "sdctl.cli.token", "token", "Print a token for the cluster.", _LOOKING),
     Entry("local", "sdctl.cli.local", "app", "What only the local target has.", _LOOKING),
