@@ -70,7 +70,8 @@ def _text(document: dict[str, Any]) -> str:
     if document["unrouted"]:
         parts.append(f"{document['unrouted']} messages matched no runtime.")
     parts += [_cost_text(document["cost"])] if document["cost"] else []
-    parts += [f"Not known: {one['part']}: {one['reason']}" for one in document["problems"]]
+    problems = [f"Not known: {one['part']}: {one['reason']}" for one in document["problems"]]
+    parts += ["\n".join(problems)] if problems else []
     return "\n\n".join(parts)
 
 

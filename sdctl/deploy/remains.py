@@ -76,14 +76,14 @@ def end_instances(step: InstancesStep, context: StepContext) -> None:
     def probe() -> bool | None:
         found = ec2.node_instances(step.cluster)
         ec2.terminate(one.id for one in found if not one.is_ending)
-        if len(found) != len(last):
-            context.waiting(f"{len(found)} instances to be terminated: {', '.join(one.id for one in found)}")
+        if found and len(found) != len(last):
+            context.waiting(f"{len(found)} instance{'s' if len(found) > 1 else ''} to be terminated")
         last[:] = [f"{one.id} {one.state}" for one in found]
         return None if found else True
 
     context.poll(
         probe, awaited="the end of the GPU nodes' instances", timeout_seconds=INSTANCES_SECONDS,
-        state=lambda: ", ".join(last),
+        state=lambda: f"{len(last)} left: {', '.join(last[:5])}",
     )  # fmt: skip
 
 

@@ -151,8 +151,10 @@ def _cluster_steps(
         id="instances", action=_delete_if(standing.own_instances), needs=("node-pools", "system-nodes"),
         detail=_listed(standing.own_instances), cluster=name, minutes=_MINUTES["instances"],
     )  # fmt: skip
+    # A node that starts meanwhile leaves some too.
+    nodes = (*pools, *inside.node_classes, *standing.own_instances)
     yield OrphansStep(
-        id="orphans", action=_delete_if(standing.own_orphans),
+        id="orphans", action=_delete_if((*standing.own_orphans, *nodes)),
         needs=("node-classes", "instances", f"release-{KARPENTER}"), detail=_listed(standing.own_orphans),
         cluster=name,
     )  # fmt: skip
