@@ -186,6 +186,8 @@ def list_models(bucket: _Bucket = None) -> None:
         return output.table(shown, ["key", "type", "base", "size", "sha256", "date", "used_by"])
 
     output.result({"bucket": place.bucket, "models": rows, "missing": missing}, text)
+    if place.deployment is not None and place.deployment.target == "local":
+        return  # the built-in runtime reads no model
     for name, runtimes in missing.items():
         output.note(f"{', '.join(runtimes)} needs {name}, which is not there: {bring_command(name)}")
 
