@@ -170,8 +170,10 @@ def _cluster(
             found |= {"releases": None, "problem": error.message}
     else:
         found["calendar"] = _calendar(aws)
-    network = config.network
-    if not (network.vpc_id or network.zones or f"{config.stack_name}-network" in stacks):
+    network, stack = config.network, stacks.get(f"{config.stack_name}-network")
+    # A stack that only was prepared, or failed at first, is made anew.
+    is_there = stack is not None and stack.state not in (StackState.ABSENT, StackState.BROKEN)
+    if not (network.vpc_id or network.zones or is_there):
         found["zones"] = choose_zones({zone.name: zone.id for zone in Ec2(aws).zones()})
     return found
 

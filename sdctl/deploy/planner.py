@@ -167,7 +167,8 @@ def _cluster_side(config: Config, observed: Observed, finds: ClusterFinds, today
     """Yield the network, unless there is one already, and the cluster in it."""
     name = f"{config.stack_name}-network"
     there = observed.stacks.get(name)
-    zones = tuple(filter(None, there.parameters.get("Zones", "").split(","))) if there else finds.zones
+    given = there.parameters.get("Zones", "") if there else ""
+    zones = finds.zones or tuple(filter(None, given.split(",")))
     network = network_stack(config, partition=observed.partition, zones=zones)
     subnets: str | Output = ",".join(config.network.subnet_ids)
     if network is not None:
