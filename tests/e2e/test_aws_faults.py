@@ -150,9 +150,9 @@ def survive(world: World, words: tuple[str, ...], mishaps: Sequence[Mishap]) -> 
 
 @pytest.mark.slow
 def test_a_deploy_and_its_teardown_get_there_after_a_mishap_of_each_kind(world: World) -> None:
-    bucket, _, network, _, cluster, _, karpenter = DEPLOY_WAYS[0]
+    _, prepared, network, _, cluster, _, karpenter = DEPLOY_WAYS[0]
     go_through(world, DEPLOY, [
-        Mishap("killed", bucket), Mishap("interrupted", network), Mishap("failed", cluster),
+        Mishap("killed", prepared), Mishap("interrupted", network), Mishap("failed", cluster),
         Mishap("denied", karpenter),
     ])  # fmt: skip
     well(world.run(*DEPLOY))
