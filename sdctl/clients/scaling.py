@@ -25,7 +25,9 @@ from sdctl.errors import ConflictError, NotFoundError, UsageError
 PAUSED_SCALE_IN_ANNOTATION: Final = "autoscaling.keda.sh/paused-scale-in"
 # What `kubectl rollout restart` writes, so that both mean the same.
 RESTARTED_ANNOTATION: Final = "kubectl.kubernetes.io/restartedAt"
-_NONE: Final[dict[str, str | None]] = {PAUSED_ANNOTATION: None, PAUSED_REPLICAS_ANNOTATION: None, PAUSED_SCALE_IN_ANNOTATION: None}
+_NONE: Final[dict[str, str | None]] = dict.fromkeys(
+    (PAUSED_ANNOTATION, PAUSED_REPLICAS_ANNOTATION, PAUSED_SCALE_IN_ANNOTATION)
+)
 
 
 @dataclass(frozen=True, slots=True)
