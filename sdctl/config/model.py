@@ -36,6 +36,9 @@ KMS_KEY_PATTERN: Final = r"^arn:aws(-cn|-us-gov)?:kms:[a-z0-9-]+:\d{12}:key/(mrk
 # A registry's host, a port, and a path below which repositories lie; no scheme, no tag.
 REGISTRY_PATTERN: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?(/[a-z0-9]+([._-][a-z0-9]+)*)*$"
 
+# A role or user; a session's ARN is no principal of an access entry.
+# https://docs.aws.amazon.com/eks/latest/userguide/creating-access-entries.html
+PRINCIPAL_PATTERN: Final = r"^arn:aws(-cn|-us-gov)?:iam::\d{12}:(role|user)/[\w+=,.@/-]+$"
 RuntimeType = Literal["comfyui", "sdwebui"]
 ImageCache = Literal["none", "snapshot", "soci"]
 
@@ -270,6 +273,10 @@ class Config(Section):
         | None
     ) = None
     """A managed policy that bounds every role that is made."""
+    administrators: tuple[Annotated[str, StringConstraints(pattern=PRINCIPAL_PATTERN)], ...] = Field(
+        default=(), strict=False, max_length=20
+    )
+    """Roles and users that administer the cluster, beside the one that deployed it first."""
     tags: dict[Annotated[str, StringConstraints(min_length=1, max_length=128)], str] = Field(
         default_factory=dict
     )

@@ -76,7 +76,7 @@ def region_problems(config: Config, region: str) -> Iterator[Finding]:
         "kmsKeyArn": config.kms_key_arn,
         "permissionsBoundaryArn": config.permissions_boundary_arn,
         "APIGW/customDomain/certificateArn": domain.certificate_arn if domain else None,
-    }
+    } | {f"administrators/{index}": arn for index, arn in enumerate(config.administrators)}
     for path, arn in arns.items():
         parts = arn.split(":") if arn else []
         if parts and parts[1] != partition:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any, Final
 
+from sdctl.clients.cloudformation import StackState, StackView
 from sdctl.config.model import Config
 from sdctl.deploy.observed import ClusterFinds, Observed
 from sdctl.deploy.release_plan import SHARED
@@ -49,6 +50,25 @@ def kubernetes_version(config: Config, finds: ClusterFinds, stack_version: str, 
             hint=f'deploy with "{here[0]}.{here[1] + 1}" first',
         )
     return wanted
+
+
+def first_deployer(config: Config, principal_arn: str, cluster: StackView | None) -> str:
+    """Return whose own access entry the cluster has: who deployed it first keeps it, whoever deploys now.
+
+    Raises:
+        ConfigError: whoever deploys now is nobody that the cluster lets in.
+    """
+    is_there = cluster is not None and cluster.state not in (StackState.ABSENT, StackState.BROKEN)
+    first = cluster.parameters.get("DeployerPrincipalArn", "") if cluster is not None and is_there else ""
+    if not first:
+        return principal_arn
+    if principal_arn not in (first, *config.administrators):
+        raise ConfigError(
+            f"administrators: {principal_arn} deploys, but the cluster lets in {first} "
+            f"and {', '.join(config.administrators) or 'nobody else'}",
+            hint=f"add {principal_arn} to administrators, or deploy as {first}",
+        )
+    return first
 
 
 def check_names(config: Config) -> None:

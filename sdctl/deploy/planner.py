@@ -11,7 +11,7 @@ from typing import Any, Final
 from sdctl.clients.cloudformation import MAX_INLINE_TEMPLATE_BYTES, StackState, StackView
 from sdctl.config.model import Config
 from sdctl.deploy.bundle import Bundle, build_bundles
-from sdctl.deploy.choices import check_fixed, check_names, kubernetes_version
+from sdctl.deploy.choices import check_fixed, check_names, first_deployer, kubernetes_version
 from sdctl.deploy.context import Outputs
 from sdctl.deploy.estimates import stack_minutes
 from sdctl.deploy.observed import (
@@ -181,7 +181,7 @@ def _cluster_side(config: Config, observed: Observed, finds: ClusterFinds, today
     parameters = {
         **stack.parameters,
         "SubnetIds": subnets,
-        "DeployerPrincipalArn": finds.principal_arn,
+        "DeployerPrincipalArn": first_deployer(config, finds.principal_arn, view),
         "KubernetesVersion": kubernetes_version(config, finds, given, today),
     }
     yield _Wanted(

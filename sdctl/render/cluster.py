@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any, Final
 
 from sdctl.config.model import Config
@@ -59,6 +60,14 @@ def ami_type(instance_type: str) -> str:
     return "AL2023_ARM_64_STANDARD" if "g" in attributes else "AL2023_x86_64_STANDARD"
 
 
+def _administrators(config: Config) -> list[dict[str, str]]:
+    """Give each principal a logical id that only depends on itself, so that the list may change freely."""
+    unique = dict.fromkeys(config.administrators)
+    return [
+        {"logical": f"Administrator{sha256(arn.encode()).hexdigest()[:10]}", "arn": arn} for arn in unique
+    ]
+
+
 def _managed(name: str) -> str:
     return f"arn:${{AWS::Partition}}:iam::aws:policy/{name}"
 
@@ -74,6 +83,7 @@ def _context(config: Config) -> dict[str, Any]:
             for logical, text in cluster_log_groups(config.stack_name).items()
         ],
         "kms_key_arn": config.kms_key_arn,
+        "administrators": _administrators(config),
         "public_access_cidrs": config.network.public_access_cidrs,
         "log_retention_days": config.log_retention_days,
         "permissions_boundary_arn": config.permissions_boundary_arn,

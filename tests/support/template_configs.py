@@ -66,6 +66,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "everything": {
         "stackName": "farm", "kmsKeyArn": KEY, "permissionsBoundaryArn": BOUNDARY, "budget": BUDGET,
+        "administrators": ["arn:aws:iam::123456789012:role/ops", "arn:aws:iam::123456789012:user/eve"],
         "network": EXISTING_VPC, "modelsRuntime": RUNTIMES, "alarms": {"email": "me@example.com"},
         "ebsThroughputTuner": {}, "gpuMetricsExporter": True, "imageRegistry": "MIRROR",
         "modelBucketArn": "arn:aws:s3:::my-models", "tags": {"team": "art"},

@@ -234,6 +234,22 @@ def test_what_would_need_another_cluster_is_refused() -> None:
         plan(deployed(network=network))
 
 
+def test_whoever_deployed_first_keeps_the_cluster_and_others_are_let_in_by_name() -> None:
+    first, second = FINDS.principal_arn, "arn:aws:iam::123456789012:role/second"
+    there = deployed()
+    assert there.cluster is not None
+    as_second = replace(there, cluster=replace(there.cluster, principal_arn=second))
+    with pytest.raises(ConfigError, match=f"{second} deploys, but the cluster lets in {first}"):
+        plan(as_second)
+    let_in = plan(as_second, administrators=[second])
+    assert changes(let_in) == {"cluster": "update"}
+    assert stack(let_in, "cluster").parameters["DeployerPrincipalArn"] == first
+    assert changes(plan(deployed(let_in), administrators=[second])) == {}
+    broken = replace(there.stacks["farm-cluster"], status="ROLLBACK_COMPLETE")
+    again = plan(replace(as_second, stacks=dict(there.stacks) | {"farm-cluster": broken}))
+    assert stack(again, "cluster").parameters["DeployerPrincipalArn"] == second
+
+
 def test_a_runtime_may_not_be_called_as_what_is_installed_for_all() -> None:
     with pytest.raises(ConfigError, match="modelsRuntime/0/name: keda is the name of"):
         plan(modelsRuntime=[{"name": "keda", "type": "comfyui"}])

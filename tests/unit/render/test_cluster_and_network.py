@@ -344,3 +344,17 @@ def test_nothing_is_bound_to_one_partition(partition: str) -> None:
     for stack in (network("none", partition), cluster()):
         assert "arn:aws:" not in stack.template.text
         assert "amazonaws.com.cn" not in stack.template.text.replace('"ec2.amazonaws.com.cn"', "")
+
+
+def test_administrators_are_let_in_once_each_whoever_deploys() -> None:
+    ops, eve = "arn:aws:iam::123456789012:role/ops", "arn:aws:iam::123456789012:user/eve"
+    stack = cluster(administrators=[ops, eve, ops])
+    entries = of_type(stack, "AWS::EKS::AccessEntry")
+    assert [one["PrincipalArn"] for one in entries.values() if isinstance(one["PrincipalArn"], str)] == [
+        ops,
+        eve,
+    ]
+    assert of_type(cluster(administrators=[eve]), "AWS::EKS::AccessEntry").keys() < entries.keys()
+    conditions = stack.template.document["Conditions"].values()
+    deployer = {"Ref": "DeployerPrincipalArn"}
+    assert list(conditions) == [{"Fn::Not": [{"Fn::Equals": [deployer, arn]}]} for arn in (ops, eve)]
