@@ -13,10 +13,13 @@ from botocore import xform_name
 from sdctl.iam.calls import CALLS
 
 ROOT = Path(__file__).resolve().parents[3]
-# Commands that look at what runs, and nothing else, are no purpose of their own.
+# Commands that look at what runs, or mend its queues, are no purpose of their own.
 LOOKING = {
-    ("cloudformation", "DescribeStackResources"), ("logs", "FilterLogEvents"), ("sqs", "GetQueueAttributes"),
-    ("cloudwatch", "GetMetricData"),
+    ("cloudformation", "DescribeStackResources"), ("cloudwatch", "GetMetricData"), ("logs", "FilterLogEvents"),
+    *(("sqs", operation) for operation in (
+        "DeleteMessage", "GetQueueAttributes", "ListMessageMoveTasks", "PurgeQueue", "ReceiveMessage",
+        "SendMessage", "StartMessageMoveTask",
+    )),
 }  # fmt: skip
 # The policies of these are written for what their commands are to do.
 AHEAD_OF_THEIR_CODE = {"snapshot"}
