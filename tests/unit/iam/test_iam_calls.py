@@ -15,7 +15,8 @@ from sdctl.iam.calls import CALLS
 ROOT = Path(__file__).resolve().parents[3]
 # Commands that look at what runs, or mend its queues, are no purpose of their own.
 LOOKING = {
-    ("cloudformation", "DescribeStackResources"), ("cloudwatch", "GetMetricData"), ("logs", "FilterLogEvents"),
+    ("cloudformation", "DescribeStackResources"), ("cloudwatch", "GetMetricData"),
+    ("logs", "FilterLogEvents"),
     *(("sqs", operation) for operation in (
         "DeleteMessage", "GetQueueAttributes", "ListMessageMoveTasks", "PurgeQueue", "ReceiveMessage",
         "SendMessage", "StartMessageMoveTask",
