@@ -51,11 +51,19 @@ MAX_RENEWALS: Final = 3
 
 
 def _carry_out_bucket(step: BucketStep, context: StepContext) -> None:
-    if step.action == "delete":
-        context.s3.empty(step.name)
-        context.s3.delete_bucket(step.name)
-    else:  # making it finishes one that was begun, too
+    if step.action != "delete":  # making it finishes one that was begun, too
         context.s3.create_bucket(step.name, step.tags)
+        return
+    for is_last in (False, False, True):
+        context.s3.empty(step.name)
+        try:
+            context.s3.delete_bucket(step.name)
+        except AwsError as error:
+            # The lock that lies in it may have been renewed in between.
+            if is_last or error.aws_code != "BucketNotEmpty":
+                raise
+        else:
+            return
 
 
 def _empty_bucket(step: EmptyBucketStep, context: StepContext) -> None:

@@ -19,7 +19,7 @@ from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.cloudformation import CloudFormation
 from sdctl.deploy.context import StepContext
 from sdctl.deploy.executor import RETRY_PAUSES_SECONDS, Executor
-from sdctl.deploy.steps import Event, Plan, StackStep, Step
+from sdctl.deploy.steps import BucketStep, Event, Plan, StackStep, Step
 from sdctl.errors import AwsError, DeployFailedError, WaitTimeoutError
 from sdctl.polling import Clock, Pace
 from sdctl.render.stacks import Output
@@ -362,3 +362,31 @@ def test_a_stack_that_is_to_be_protected_is_protected_once() -> None:
     fake = FakeCloudFormation(["CREATE_COMPLETE", "CREATE_COMPLETE", "UPDATE_COMPLETE"], is_protected=True)
     Run(fake)(replace(STEP, is_protected=True))
     assert "protect" not in fake.calls
+
+
+class _BucketThatFills:
+    """S3 as a bucket's deletion sees it, where somebody stores an object before each of the first deletions."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        self.calls: list[str] = []
+
+    def empty(self, bucket: str) -> int:
+        self.calls.append(f"empty {bucket}")
+        return 1
+
+    def delete_bucket(self, bucket: str) -> None:
+        self.calls.append(f"delete {bucket}")
+        self.times -= 1
+        if self.times >= 0:
+            raise AwsError("not empty", operation="DeleteBucket", aws_code="BucketNotEmpty")
+
+
+def test_a_bucket_that_is_written_to_while_it_goes_is_emptied_again() -> None:
+    run = Run(FakeCloudFormation([]))
+    bucket = run.executor._s3 = _BucketThatFills(2)  # type: ignore[assignment]
+    run(BucketStep(id="asset-bucket", action="delete", name="assets"))
+    assert bucket.calls == ["empty assets", "delete assets"] * 3
+    run.executor._s3 = _BucketThatFills(3)  # type: ignore[assignment]
+    with pytest.raises(AwsError, match="not empty"):
+        run(BucketStep(id="asset-bucket", action="delete", name="assets"))
