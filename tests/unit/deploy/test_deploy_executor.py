@@ -365,7 +365,7 @@ def test_a_stack_that_is_to_be_protected_is_protected_once() -> None:
 
 
 class _BucketThatFills:
-    """S3 as a bucket's deletion sees it, where somebody stores an object before each of the first deletions."""
+    """S3 where somebody stores an object before each of the first deletions of a bucket."""
 
     def __init__(self, times: int) -> None:
         self.times = times
