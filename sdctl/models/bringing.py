@@ -313,16 +313,16 @@ class Bringer:
         return None
 
     def _send(self, task: _Task, entry: Entry) -> Entry:
-        content, identity, is_parallel = task.content, entry.source, True
+        content, identity, readers = task.content, entry.source, 1
         if isinstance(content, LocalFile):
             identity = content.identity
         elif isinstance(content, Remote):
             identity = f"{entry.source}\0{content.size_bytes}\0{content.etag}"
-            is_parallel = content.has_ranges
+            readers = sending.WINDOW if content.has_ranges else 1
         sent = self._sender.send(
             Sending(
                 content, entry.key, identity, metadata_of(entry), sha256=entry.sha256, crc32=task.crc32,
-                is_parallel=is_parallel, seen=task.seen,
+                readers=readers, seen=task.seen,
             )
         )  # fmt: skip
         stored = replace(entry, sha256=sent.sha256, crc32=sent.crc32, checksum=sent.checksum, etag=sent.etag)

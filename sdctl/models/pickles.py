@@ -59,7 +59,7 @@ def read_pickle(content: Content) -> Shapes:
         UnsafeModelError: loading it would execute something.
     """
     file = ContentFile(content, MAX_PICKLE_BYTES)
-    if content.read(0, 2) == b"PK":
+    if content.read(0, min(2, content.size_bytes)) == b"PK":
         return _zip(file)
     return _legacy(content)
 

@@ -24,7 +24,7 @@ from sdctl.models.threads import Workers
 
 PART_BYTES: Final = 8 * 1024**2
 # Parts in memory, being read or sent.
-WINDOW: Final = 8
+WINDOW: Final = 6
 _SAVE_SECONDS: Final = 1.0
 
 
@@ -34,7 +34,8 @@ class Sending:
 
     `identity` names this very content for a later run; `sha256` is what it must have, empty where nobody
     says; `crc32` is that of an earlier reading, which must not have changed. `seen` are the ranges that were
-    examined: what is sent must have the same bytes there.
+    examined: what is sent must have the same bytes there. `readers` is how many threads read: one is enough
+    for a disk, and all that a stream allows.
     """
 
     content: Content
@@ -43,8 +44,13 @@ class Sending:
     metadata: Mapping[str, str]
     sha256: str = ""
     crc32: int | None = None
-    is_parallel: bool = True
+    readers: int = WINDOW
     seen: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def is_hashed(self) -> bool:
+        """Tell whether it was hashed a moment ago: its CRC-32 then tells that it is still the same."""
+        return bool(self.sha256) and self.crc32 is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,7 @@ class _Upload:
         todo = [
             number for number in range(1, -(-size_bytes // part_bytes) + 1) if number not in self._state.parts
         ]
-        readers = Workers(WINDOW if wanted.is_parallel else 1, "read")
+        readers = Workers(wanted.readers, "read")
         senders = Workers(WINDOW, "send")
         read: dict[int, Future[bytes]] = {}
         sent: list[Future[None]] = []
@@ -224,7 +230,10 @@ class _Upload:
                 if zlib.crc32(data) != self._state.crc32s[number - 1]:
                     raise BadModelError("the source changed since the upload was interrupted; it begins anew")
                 return
-            self._digest.update(data)
+            if self._wanted.is_hashed:
+                self._digest.crc32 = zlib.crc32(data, self._digest.crc32)
+            else:
+                self._digest.update(data)
             self._state.hashed_parts = number
             self._state.crc32s.append(zlib.crc32(data))
 
@@ -257,7 +266,8 @@ class _Upload:
         is_full = self._state.is_full_object
         etag = self._objects.finish(self._wanted.key, self._state.upload_id, parts, full if is_full else None)
         checksum = encoded(full) if is_full else composite(parts)
-        return Sent(self._digest.sha256, encoded(full), checksum, etag)
+        sha256 = self._wanted.sha256 if self._wanted.is_hashed else self._digest.sha256
+        return Sent(sha256, encoded(full), checksum, etag)
 
 
 def check_digest(wanted: Sending, digest: Digest) -> None:
@@ -268,7 +278,7 @@ def check_digest(wanted: Sending, digest: Digest) -> None:
     """
     if wanted.crc32 is not None and digest.crc32 != wanted.crc32:
         raise BadModelError("the file changed while it was uploaded; nothing was stored")
-    if wanted.sha256 and digest.sha256 != wanted.sha256:
+    if wanted.sha256 and not wanted.is_hashed and digest.sha256 != wanted.sha256:
         raise BadModelError(
             f"the content's SHA-256 is {digest.sha256}, and should be {wanted.sha256}; nothing was stored"
         )
