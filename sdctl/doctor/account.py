@@ -44,7 +44,7 @@ def account_checks(facts: AwsFacts, needs: Sequence[RuntimeNeed], *, is_simulate
     for service, role in SERVICE_ROLES.items():
         if service.startswith(SPOT) and not any(SPOT in need.capacities for need in needs):
             continue
-        yield _service_role(facts, needs, service, role)
+        yield _service_role(facts, service, role)
     if is_simulated:
         yield _permissions(facts)
     if facts.partition == "aws-cn":
@@ -94,7 +94,7 @@ def _way_in(problem: Unknown) -> str:
     return f"{_SIGN_IN}; {_NOT_ENABLED}" if problem.is_unknown_key else _SIGN_IN
 
 
-def _service_role(facts: AwsFacts, needs: Sequence[RuntimeNeed], service: str, role: str) -> Check:
+def _service_role(facts: AwsFacts, service: str, role: str) -> Check:
     name = service.partition(".")[0]
     is_spot = name == SPOT
     why = "without it no spot instance starts" if is_spot else "EKS works through it"
@@ -104,15 +104,8 @@ def _service_role(facts: AwsFacts, needs: Sequence[RuntimeNeed], service: str, r
         return topic.unknown(exists)
     if exists:
         return topic.ok(f"the role {role} exists")
-    fix = f"aws iam create-service-linked-role --aws-service-name {service}"
-    only_spot = [need.name for need in needs if need.capacities == (SPOT,)]
-    if is_spot and only_spot:
-        return topic.fail(
-            f"the role {role} does not exist, and {', '.join(only_spot)} runs on spot only", fix
-        )
-    if is_spot:
-        return topic.warn(f"the role {role} does not exist: every node would be on-demand", fix)
-    return topic.warn(f"the role {role} does not exist; EKS makes it where it may", fix)
+    # Who deploys has to be allowed to, which the check of the permissions tells.
+    return topic.ok(f"the role {role} does not exist yet; {'deploy' if is_spot else 'EKS'} makes it")
 
 
 def _permissions(facts: AwsFacts) -> Check:

@@ -116,13 +116,14 @@ def _model_files(config: Config, bucket: str, facts: AwsFacts) -> Check:
     fix = f"sdctl models upload {wanted[0]} --to {MODELS_FOLDER.rstrip('/')}"
     if region is None:
         return MODELS.warn(
-            f"{bucket} does not exist yet: {', '.join(wanted)} are missing", f"after the deploy: {fix}"
+            f"{bucket} does not exist yet, nor does {', '.join(wanted)} in it", f"after the deploy: {fix}"
         )
     if isinstance(facts.model_files, Unknown):
         return MODELS.unknown(facts.model_files)
     missing = [name for name in wanted if f"{MODELS_FOLDER}{name}" not in facts.model_files]
     if missing:
-        return MODELS.fail(
+        # No failure: an interrupted first deploy has just made the bucket, and must be able to go on.
+        return MODELS.warn(
             f"{bucket} lacks {', '.join(f'{MODELS_FOLDER}{name}' for name in missing)}",
             f"sdctl models upload {missing[0]} --to {MODELS_FOLDER.rstrip('/')}",
         )

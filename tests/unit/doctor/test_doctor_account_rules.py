@@ -107,21 +107,13 @@ def test_credentials_say_who_they_are(identity: Identity, result: str, said: str
     assert said in check.found
 
 
-def test_a_missing_service_role_is_a_warning_with_the_command_that_makes_it() -> None:
+def test_a_service_role_that_is_not_there_yet_is_made_and_says_by_whom() -> None:
     roles = dict.fromkeys(SERVICE_ROLES.values(), False)
     checks = judged(facts=healthy(service_roles=roles))
-    for name, service in (("eks", "eks"), ("eks-nodegroup", "eks-nodegroup"), ("spot", "spot")):
+    for name, maker in (("eks", "EKS"), ("eks-nodegroup", "EKS"), ("spot", "deploy")):
         check = checks[f"service-role-{name}"]
-        assert check.result == "warn"
-        assert check.fix == (f"aws iam create-service-linked-role --aws-service-name {service}.amazonaws.com")
-
-
-def test_without_the_spot_role_a_runtime_that_runs_on_spot_alone_fails() -> None:
-    wanted = config(modelsRuntime=[runtime(provisioner(capacityType={"onDemand": False, "spot": True}))])
-    roles = dict.fromkeys(SERVICE_ROLES.values(), True) | {SPOT_ROLE: False}
-    check = judged(wanted, healthy(wanted, service_roles=roles))["service-role-spot"]
-    assert check.result == "fail"
-    assert "sdruntime" in check.found
+        assert check.result == "pass"
+        assert check.found.endswith(f"does not exist yet; {maker} makes it")
 
 
 def test_the_spot_role_is_no_matter_where_nothing_runs_on_spot() -> None:

@@ -188,7 +188,7 @@ def test_each_model_that_a_runtime_starts_with_must_be_in_its_folder() -> None:
         {f"Stable-diffusion/{MODEL}", "xl.safetensors", "Stable-diffusion/sub/xl.safetensors"}
     )
     check = judged(wanted, healthy(wanted, model_files=elsewhere))["model-files"]
-    assert check.result == "fail"
+    assert check.result == "warn"  # or no interrupted deploy could go on: its bucket is empty at first
     assert check.found.endswith("lacks Stable-diffusion/xl.safetensors")
     assert check.fix == "sdctl models upload xl.safetensors --to Stable-diffusion"
     assert judged(wanted, healthy(wanted, model_files=DENIED))["model-files"].result == "warn"
