@@ -32,7 +32,6 @@ from support.doctor import (
     runtime,
 )
 
-SPOT_ROLE = SERVICE_ROLES["spot.amazonaws.com"]
 
 
 def outcome(check: Check) -> tuple[str, str]:
