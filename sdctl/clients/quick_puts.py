@@ -16,21 +16,21 @@ from sdctl.clients.aws import Aws
 _THREADS: Final = 2
 _TIMEOUT_SECONDS: Final = 120.0
 # Settings that the native client would not follow.
-_SPECIAL: Final = (
-    "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy",
-)  # fmt: skip
+_CERTIFICATES: Final = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+_PROXIES: Final = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy")
 
 
 def quick_puts(aws: Aws, bucket: str, env: Mapping[str, str] = os.environ) -> QuickPuts | None:
     """Return the native client for a bucket; None where it cannot take botocore's place."""
-    if any(env.get(name) for name in _SPECIAL):
+    own = aws.access.endpoint_url or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL") or ""
+    is_plain_http = own.startswith("http://")
+    if any(env.get(name) for name in (_PROXIES if is_plain_http else (*_PROXIES, *_CERTIFICATES))):
         return None
     try:
         import awscrt.s3  # noqa: F401
     except ImportError:
         return None
     client = aws.client("s3")
-    own = aws.access.endpoint_url or env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     if own:
         return QuickPuts(aws, own, f"/{bucket}/")
     parts = urlsplit(client.meta.endpoint_url)

@@ -239,3 +239,28 @@ def test_missing_files_and_empty_folders_are_named(desk: Desk) -> None:
     Path("empty").mkdir()
     assert desk.run("upload", "nothing.safetensors").code == 4
     assert desk.run("upload", "empty").code == 2
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+def test_many_small_files_arrive_with_and_without_the_native_client(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, is_native: bool
+) -> None:
+    from sdctl.clients.quick_puts import QuickPuts
+
+    native: list[str | None] = []
+    put = QuickPuts.put
+
+    def counted(self: QuickPuts, key: str, *rest: object) -> str | None:
+        native.append(put(self, key, *rest) if is_native else None)  # type: ignore[arg-type]
+        return native[-1]
+
+    monkeypatch.setattr(QuickPuts, "put", counted)
+    files = {
+        f"Lora/m {number}+ü.safetensors": kind("lora-flux", seed=bytes([number])) for number in range(10)
+    }
+    for name, data in files.items():
+        write(f"tree/{name}", data)
+    desk.upload("tree")
+    assert {key: desk.body(key) for key in [*desk.keys()]} == files
+    assert (len(native), all(native)) == (10, is_native)
+    assert {one["verdict"] for one in desk.run("verify", "-o", "json").document} == {"ok"}
