@@ -33,7 +33,6 @@ from support.doctor import (
 )
 
 
-
 def outcome(check: Check) -> tuple[str, str]:
     return check.result, check.found
 
