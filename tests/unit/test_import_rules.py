@@ -37,6 +37,7 @@ ALLOWED = {
     "offline": {"deploy", "iam", "render", "config", "clients", "releases", "assets"} | FOUNDATION,
     "tasks": {"clients", "polling"} | FOUNDATION,
     "models": {"clients"} | FOUNDATION,
+    "images": {"render", "config", "clients", "polling", "releases", "versions", "assets"} | FOUNDATION,
     "doctor": {"deploy", "render", "config", "clients", "local", "reads", "versions"} | FOUNDATION,
     "status": {"deploy", "render", "clients", "inventory", "prices", "reads"} | FOUNDATION,
     "local": {
