@@ -27,7 +27,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def deployed(world: World) -> World:
-    succeeded(world.deploy())
+    ran = succeeded(world.run("deploy", "--yes"))
+    assert "model-files" in ran.stderr  # doctor has looked, and its one warning does not stop a deploy
     return world
 
 
@@ -167,6 +168,12 @@ def test_any_machine_that_may_can_ask_for_it(
 def test_destroy_ends_a_deployment_at_work_and_proves_that_nothing_is_left(deployed: World) -> None:
     deployed.controllers.demand("sdruntime", 2)
     deployed.wait(lambda: len(deployed.api.objects("NodeClaim")) >= 2, "two GPU nodes")
+    # What the CNI plug-in leaves now and then: https://github.com/aws/amazon-vpc-cni-k8s/issues/1223
+    subnet = deployed.outputs("sdoneks-network")["PrivateSubnetIds"].split(",")[0]
+    ec2 = deployed.client("ec2")
+    left_over = ec2.create_network_interface(SubnetId=subnet)["NetworkInterface"]["NetworkInterfaceId"]
+    tag = {"Key": "cluster.k8s.amazonaws.com/name", "Value": STACK}
+    ec2.create_tags(Resources=[left_over], Tags=[tag])
     succeeded(deployed.run("destroy", "--yes", "--prove"))
     assert deployed.stacks() == {}
     assert deployed.left() == []

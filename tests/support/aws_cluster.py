@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -44,6 +45,7 @@ class Controllers:
         self._api, self._ec2, self._iam, self._cluster = api, ec2, iam, cluster_name
         self._is_there = is_there
         self._load: dict[str, int] = {}
+        self._numbers = count(1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -192,10 +194,25 @@ class Controllers:
             if _needs_gpu(pod["spec"]) and "nodeName" not in pod["spec"]:
                 pool = next((one for one in pools if _fits(pod, one)), None)
                 if pool is not None:
-                    self._start_node(pod, pool)
+                    self._bind(pod, self._free_node(pool) or self._start_node(pool))
 
-    def _start_node(self, pod: Object, pool: Object) -> None:
-        name = f"{pool['metadata']['name']}-{pod['metadata']['name']}"
+    def _free_node(self, pool: Object) -> str:
+        """Name a node of the pool that an earlier pod has left; empty where there is none."""
+        taken = {pod["spec"].get("nodeName") for pod in self._api.objects("Pod")}
+        for claim in self._api.objects("NodeClaim"):
+            metadata, name = claim["metadata"], str(claim["status"]["nodeName"])
+            is_of_pool = metadata["labels"]["karpenter.sh/nodepool"] == pool["metadata"]["name"]
+            if is_of_pool and "deletionTimestamp" not in metadata and name not in taken:
+                return name
+        return ""
+
+    def _bind(self, pod: Object, node: str) -> None:
+        bound = {"spec": {"nodeName": node}, "status": {"phase": "Running"}}
+        metadata = pod["metadata"]
+        self._api.edit("Pod", metadata["name"], metadata["namespace"], bound, manager="scheduler")
+
+    def _start_node(self, pool: Object) -> str:
+        name = f"{pool['metadata']['name']}-{next(self._numbers)}"
         instance_type = _instance_type(pool)
         reference = pool["spec"]["template"]["spec"]["nodeClassRef"]
         tags = {
@@ -233,9 +250,7 @@ class Controllers:
             spec={"nodeClassRef": reference},
             status={"providerID": provider, "nodeName": name, "conditions": ready},
         )  # fmt: skip
-        bound = {"spec": {"nodeName": name}, "status": {"phase": "Running"}}
-        metadata = pod["metadata"]
-        self._api.edit("Pod", metadata["name"], metadata["namespace"], bound, manager="scheduler")
+        return name
 
     def _a_subnet(self) -> str:
         wanted = [{"Name": "tag:kubernetes.io/role/internal-elb", "Values": ["1"]}]
