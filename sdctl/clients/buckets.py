@@ -48,6 +48,8 @@ class Buckets:
     def ensure(self, name: str, tags: Mapping[str, str]) -> tuple[bool, list[str]]:
         """Make a bucket in the session's region, or add what an own one lacks; nothing set is ever changed.
 
+        The tags come last: a bucket that has them has everything.
+
         Args:
             name: of the bucket.
             tags: added to those that it has.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -60,45 +58,6 @@ class S3:
         response: dict[str, Any] = getattr(error.__cause__, "response", {})
         headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
         return str(headers.get("x-amz-bucket-region", "another region"))
-
-    def create_bucket(self, name: str, tags: Mapping[str, str]) -> None:
-        """Create a bucket: private, encrypted, TLS only, in the session's region; finish one of ours.
-
-        The tags come last: a bucket that has them has everything.
-        """
-        region, partition = self._aws.region, self._aws.partition
-        place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        arn = f"arn:{partition}:s3:::{name}"
-        tls_only = {
-            "Version": "2012-10-17",
-            "Statement": [
-                {
-                    "Sid": "TlsOnly", "Effect": "Deny", "Principal": "*", "Action": "s3:*",
-                    "Resource": [arn, f"{arn}/*"],
-                    "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-                }
-            ],
-        }  # fmt: skip
-        with aws_errors(f"create the bucket {name}"):
-            with suppress(self._client.exceptions.BucketAlreadyOwnedByYou):
-                self._client.create_bucket(Bucket=name, **place)
-            self._client.put_public_access_block(
-                Bucket=name,
-                PublicAccessBlockConfiguration={
-                    "BlockPublicAcls": True, "BlockPublicPolicy": True,
-                    "IgnorePublicAcls": True, "RestrictPublicBuckets": True,
-                },
-            )  # fmt: skip
-            self._client.put_bucket_encryption(
-                Bucket=name,
-                ServerSideEncryptionConfiguration={
-                    "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
-                },
-            )
-            self._client.put_bucket_policy(Bucket=name, Policy=json.dumps(tls_only))
-            if tags:
-                tag_set = [{"Key": key, "Value": value} for key, value in tags.items()]
-                self._client.put_bucket_tagging(Bucket=name, Tagging={"TagSet": tag_set})
 
     def tags(self, bucket: str) -> dict[str, str]:
         """Return the tags of a bucket."""

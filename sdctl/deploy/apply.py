@@ -10,6 +10,7 @@ from threading import Event as Flag
 from typing import Final
 
 from sdctl.clients.aws import Aws
+from sdctl.clients.buckets import Buckets
 from sdctl.clients.helm_binary import find_helm
 from sdctl.clients.s3 import S3
 from sdctl.config.model import Config
@@ -97,7 +98,7 @@ def apply_plan(
     s3 = S3(aws)
     for step in plan.changes:
         if isinstance(step, BucketStep) and step.name == observed.asset_bucket:
-            s3.create_bucket(step.name, step.tags)  # the lock lies in it
+            Buckets(aws).ensure(step.name, step.tags)  # the lock lies in it
     with ExitStack() as resources:
         releases = None
         if helm is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from sdctl.clients.aws import Aws, is_expired, is_transient
+from sdctl.clients.buckets import Buckets
 from sdctl.clients.cloudformation import CloudFormation
 from sdctl.clients.iam import Iam
 from sdctl.clients.s3 import S3
@@ -52,7 +53,7 @@ MAX_RENEWALS: Final = 3
 
 def _carry_out_bucket(step: BucketStep, context: StepContext) -> None:
     if step.action != "delete":  # making it finishes one that was begun, too
-        context.s3.create_bucket(step.name, step.tags)
+        Buckets(context.aws).ensure(step.name, step.tags)
         return
     for is_last in (False, False, True):
         context.s3.empty(step.name)

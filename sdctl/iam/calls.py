@@ -41,14 +41,26 @@ _READ_STACKS: Final = (
     *_calls("cloudformation", "anything here", "DescribeStacks"),
     *_calls("cloudformation", "stacks", "DescribeStackEvents"),
 )
-_CREATE_BUCKETS: Final = (
-    _s3("CreateBucket", "created buckets"),
-    _s3("GetBucketTagging", "created buckets"),
-    _s3("PutPublicAccessBlock", "created buckets", "PutBucketPublicAccessBlock"),
-    _s3("PutBucketEncryption", "created buckets", "PutEncryptionConfiguration"),
-    _s3("PutBucketPolicy", "created buckets"),
-    _s3("PutBucketTagging", "created buckets"),
-)
+
+
+def _made_safe(buckets: str) -> tuple[Call, ...]:
+    """List what making a bucket takes, and bringing one that is there to the same safety."""
+    return (
+        _s3("HeadBucket", buckets, "ListBucket"),
+        _s3("CreateBucket", buckets),
+        _s3("GetBucketEncryption", buckets, "GetEncryptionConfiguration"),
+        _s3("GetBucketLifecycleConfiguration", buckets, "GetLifecycleConfiguration"),
+        _s3("GetBucketPolicy", buckets),
+        _s3("GetBucketTagging", buckets),
+        _s3("GetPublicAccessBlock", buckets, "GetBucketPublicAccessBlock"),
+        _s3("PutPublicAccessBlock", buckets, "PutBucketPublicAccessBlock"),
+        _s3("PutBucketEncryption", buckets, "PutEncryptionConfiguration"),
+        _s3("PutBucketPolicy", buckets),
+        _s3("PutBucketLifecycleConfiguration", buckets, "PutLifecycleConfiguration"),
+        _s3("PutBucketTagging", buckets),
+    )
+
+
 _LOOK_FOR_BUCKETS: Final = (
     _s3("HeadBucket", ("asset bucket", "model bucket", "output bucket"), "ListBucket"),
     _s3("ListObjectsV2", ("asset bucket", "output bucket"), "ListBucket"),
@@ -96,7 +108,7 @@ _DEPLOY: Final = (
     ),
     *_calls("iam", "spot role", "CreateServiceLinkedRole"),
     *_LOOK_FOR_BUCKETS,
-    *_CREATE_BUCKETS,
+    *_made_safe("created buckets"),
     _s3("PutObject", "asset objects"),
     *_LOCK,
     *_DOCTOR,
@@ -163,19 +175,8 @@ _MODELS: Final = (
     *_calls("cloudformation", "anything here", "DescribeStacks"),
     *_calls("ssm", "runtimes", "GetParametersByPath"),
     _s3("ListBuckets", "anything", "ListAllMyBuckets"),
-    _s3("HeadBucket", "model bucket", "ListBucket"),
+    *_made_safe("model bucket"),
     _s3("ListObjectsV2", "model bucket", "ListBucket"),
-    _s3("CreateBucket", "model bucket"),
-    _s3("PutPublicAccessBlock", "model bucket", "PutBucketPublicAccessBlock"),
-    _s3("PutBucketEncryption", "model bucket", "PutEncryptionConfiguration"),
-    _s3("PutBucketPolicy", "model bucket"),
-    _s3("PutBucketTagging", "model bucket"),
-    _s3("PutBucketLifecycleConfiguration", "model bucket", "PutLifecycleConfiguration"),
-    _s3("GetBucketEncryption", "model bucket", "GetEncryptionConfiguration"),
-    _s3("GetBucketLifecycleConfiguration", "model bucket", "GetLifecycleConfiguration"),
-    _s3("GetBucketPolicy", "model bucket"),
-    _s3("GetBucketTagging", "model bucket"),
-    _s3("GetPublicAccessBlock", "model bucket", "GetBucketPublicAccessBlock"),
     _s3("HeadObject", "models", "GetObject"),
     _s3("GetObject", "models"),
     _s3("PutObject", "models"),

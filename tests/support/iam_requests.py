@@ -16,6 +16,9 @@ Asked = tuple[str, str, dict[str, tuple[str, ...]]]
 _S3_ACTIONS = {
     "HeadBucket": "ListBucket", "ListObjectsV2": "ListBucket", "ListObjectVersions": "ListBucketVersions",
     "PutPublicAccessBlock": "PutBucketPublicAccessBlock", "PutBucketEncryption": "PutEncryptionConfiguration",
+    "GetPublicAccessBlock": "GetBucketPublicAccessBlock", "GetBucketEncryption": "GetEncryptionConfiguration",
+    "GetBucketLifecycleConfiguration": "GetLifecycleConfiguration",
+    "PutBucketLifecycleConfiguration": "PutLifecycleConfiguration",
     "HeadObject": "GetObject", "DeleteObjects": "DeleteObject",
 }  # fmt: skip
 _SERVICE_ROLES = {
