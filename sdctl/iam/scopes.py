@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A kind of resource whose ARN holds its name: the type and property that name it, and the ARN."""
+    """A kind of resource whose ARN holds its name: the type, the path of the property, and the ARN."""
 
     type: str
     property: str
@@ -47,7 +47,7 @@ _NAMED: Final = {
     "apigateway domainname": _Named(
         "AWS::ApiGateway::DomainName", "DomainName", "apigateway:{region}::/domainnames/",
     ),
-    "budgets budget": _Named("AWS::Budgets::Budget", "BudgetName", "budgets::{account}:budget/"),
+    "budgets budget": _Named("AWS::Budgets::Budget", "Budget.BudgetName", "budgets::{account}:budget/"),
     "cloudwatch alarm": _Named("AWS::CloudWatch::Alarm", "AlarmName", f"cloudwatch:{_REGIONAL}:alarm:"),
     "cloudwatch dashboard": _Named(
         "AWS::CloudWatch::Dashboard", "DashboardName", "cloudwatch::{account}:dashboard/",
@@ -157,7 +157,9 @@ class Scopes:
         names = set()
         for stack, body in self.resources():
             if body["Type"] == kind.type:
-                given = body.get("Properties", {}).get(kind.property)
+                given: Any = body.get("Properties", {})
+                for key in kind.property.split("."):
+                    given = (given or {}).get(key)
                 name = named(stack.name) if given is None else self._text(given, stack)
                 names.add(name.lower() if kind.type == "AWS::S3::Bucket" else name)
         return names

@@ -41,6 +41,7 @@ def option_stacks(config: Config) -> dict[str, Stack]:
 def _budget(config: Config, budget: BudgetConfig) -> dict[str, Any]:
     return {
         "description": f"sdctl {config.stack_name}: budget",
+        "name": f"{config.stack_name}-budget",
         "monthly_amount": budget.monthly_amount,
         "email": budget.email,
         # https://docs.aws.amazon.com/cost-management/latest/userguide/budgets-create-filters.html

@@ -222,7 +222,7 @@ def _handlers() -> dict[str, Mapping[str, Any]]:
             "delete": lambda physical_id, _: _XRAY_POLICIES.pop(physical_id, None),
         },
         "AWS::Budgets::Budget": {
-            "create": lambda name, properties, stack: _put_budget(f"{stack}-{name}", properties),
+            "create": lambda _, properties, __: _put_budget(properties["Budget"]["BudgetName"], properties),
             "update": lambda physical_id, _, new, __: _put_budget(physical_id, new),
             "delete": lambda physical_id, _: _BUDGETS.pop(physical_id, None),
         },

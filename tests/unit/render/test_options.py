@@ -37,6 +37,7 @@ def test_an_option_that_is_not_chosen_has_no_stack() -> None:
 
 def test_a_budget_counts_what_carries_the_deployments_tag() -> None:
     given = properties(stacks(budget=BUDGET)["budget"], "Budget")
+    assert given["Budget"]["BudgetName"] == "farm-budget"
     assert given["Budget"]["BudgetLimit"] == {"Amount": 500, "Unit": "USD"}
     assert given["Budget"]["CostFilters"] == {"TagKeyValue": ["user:sdctl:stack$farm"]}
     told = {
