@@ -81,11 +81,17 @@ def test_nodes_are_limited_to_what_all_pods_need_during_a_rollout() -> None:
 def test_empty_nodes_go_and_others_are_replaced_when_they_are_old() -> None:
     spec = pool("sdwebui")
     assert spec["disruption"] == {
-        "consolidationPolicy": "WhenEmpty", "consolidateAfter": "60s", "budgets": [{"nodes": "20%"}],
+        "consolidationPolicy": "WhenEmpty", "consolidateAfter": "60s",
+        "budgets": [
+            {"nodes": "100%", "reasons": ["Empty"]},
+            {"nodes": "20%", "reasons": ["Drifted", "Underutilized"]},
+        ],
     }  # fmt: skip
     # An expired node that nothing ends within a time would be kept by a protected pod.
     assert spec["template"]["spec"]["expireAfter"] == "336h"
-    assert spec["template"]["spec"]["terminationGracePeriod"] == "30m"
+    assert spec["template"]["spec"]["terminationGracePeriod"] == "155s"
+    on_demand = pool("sdwebui", {"karpenter/provisioner": {"capacityType": {"spot": False}}})
+    assert on_demand["template"]["spec"]["terminationGracePeriod"] == "30m"
     asked = pool("sdwebui", {"karpenter/provisioner": {"consolidation": True}})
     assert asked["disruption"]["consolidationPolicy"] == "WhenEmptyOrUnderutilized"
 

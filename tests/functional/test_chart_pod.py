@@ -47,7 +47,9 @@ def test_no_busy_pod_can_be_lost(name: str) -> None:
             for one in pool["template"]["spec"]["requirements"]
             if one["key"] == "karpenter.sh/capacity-type"
         ]
-        assert "spot" not in capacity or drain + POLL_SECONDS < SPOT_NOTICE_SECONDS
+        # Karpenter tells a protected pod only when no more than the pod's own time is left of the node's.
+        told = chart.seconds(pool["template"]["spec"]["terminationGracePeriod"]) - grace
+        assert "spot" not in capacity or told + drain + POLL_SECONDS < SPOT_NOTICE_SECONDS
     if "ScaledObject" in chart.kinds(objects):
         assert_no_fewer_pods_than_running_tasks(chart.find(objects, "ScaledObject")["spec"])
 
@@ -78,6 +80,17 @@ def test_a_node_that_would_cut_its_pods_is_refused() -> None:
     with pytest.raises(chart.Refused, match="2m30s cuts the 150 seconds"):
         chart.render_ci("sdwebui", {path: {"terminationGracePeriod": "2m30s"}})
     assert chart.render_ci("sdwebui", {path: {"terminationGracePeriod": "2m31s"}})
+
+
+def test_a_node_whose_pods_spot_would_not_tell_in_time_is_refused() -> None:
+    path = "karpenter/provisioner/disruption"
+    with pytest.raises(chart.Refused, match="with 171s, Spot would take a node before its pods are told"):
+        chart.render_ci("sdwebui", {path: {"terminationGracePeriod": "171s"}})
+    for changes in (
+        {path: {"terminationGracePeriod": "170s"}},
+        {path: {"terminationGracePeriod": "1h"}, "karpenter/provisioner/capacityType": {"spot": False}},
+    ):
+        assert chart.render_ci("sdwebui", changes)
 
 
 @pytest.mark.parametrize("name", chart.CI)

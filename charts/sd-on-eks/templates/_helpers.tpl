@@ -87,6 +87,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- add .Values.runtime.drainSeconds 60 -}}
 {{- end -}}
 
+{{/* How long a node that goes gives its pods. Karpenter does not evict a protected pod, not even at Spot's notice: it
+deletes it when no more is left of this time than the pod's own. So on Spot there is hardly more.
+https://karpenter.sh/docs/concepts/disruption/#terminationgraceperiod */}}
+{{- define "sd-on-eks.nodeGrace" -}}
+{{- $pool := .Values.karpenter.provisioner -}}
+{{- $shortest := printf "%ds" (include "sd-on-eks.graceSeconds" . | int | add 5) -}}
+{{- $pool.disruption.terminationGracePeriod | default (ternary $shortest "30m" $pool.capacityType.spot) -}}
+{{- end -}}
+
 {{/* Seconds of a duration, as 1h30m. */}}
 {{- define "sd-on-eks.seconds" -}}
 {{- $seconds := 0 -}}
