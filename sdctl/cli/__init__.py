@@ -54,6 +54,8 @@ COMMANDS = (
     Entry("destroy", "sdctl.cli.destroy", "destroy", "Take a deployment down.", _DEPLOYING),
     Entry("bucket", "sdctl.cli.bucket", "app", "Create and list model buckets.", _DEPLOYING),
     Entry("models", "sdctl.cli.models", "app", "Bring models into the bucket, list, verify.", _DEPLOYING),
+    Entry("image", "sdctl.cli.image", "app", "Build, push and mirror images.", _DEPLOYING),
+    Entry("chart", "sdctl.cli.chart", "app", "Package, push and index the Helm chart.", _DEPLOYING),
     Entry("outputs", "sdctl.cli.outputs", "outputs", "Show the stack's outputs.", _DEPLOYING),
     Entry("apikey", "sdctl.cli.outputs", "apikey", "Print the API key.", _DEPLOYING),
     Entry("iam", "sdctl.cli.iam", "app", "Print the permissions that sdctl needs.", _DEPLOYING),

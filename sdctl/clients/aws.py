@@ -26,7 +26,7 @@ _NOT_FOUND_CODES: Final = frozenset({
 _CONFLICT_CODES: Final = frozenset({
     "AlreadyExistsException", "ConflictException", "OperationInProgressException", "ResourceInUseException",
     "TokenAlreadyExistsException", "BucketAlreadyExists", "BucketAlreadyOwnedByYou",
-    "OperationAborted", "BucketNotEmpty",
+    "OperationAborted", "BucketNotEmpty", "RepositoryAlreadyExistsException",
 })  # fmt: skip
 _CREDENTIAL_CODES: Final = frozenset({
     "ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException",

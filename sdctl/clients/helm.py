@@ -208,6 +208,23 @@ class Helm:
             done = self._run(arguments, timeout_seconds=QUICK_SECONDS)
         return _output(done, f"render {release.name}", release.namespace)
 
+    def package(self, chart: Path, folder: Path) -> Path:
+        """Pack a chart into an archive in a folder, and return the archive's path."""
+        arguments = commands.package_arguments(chart.absolute(), folder.absolute())
+        done = self._run(arguments, timeout_seconds=QUICK_SECONDS)
+        return commands.read_packaged(_output(done, f"pack {chart}", ""))
+
+    def index(self, folder: Path, url: str = "") -> Path:
+        """Write `index.yaml` of the archives in a folder, for a web server, and return its path.
+
+        Args:
+            folder: holds the archives.
+            url: where they will be, if not beside the index.
+        """
+        arguments = commands.index_arguments(folder.absolute(), url)
+        _output(self._run(arguments, timeout_seconds=QUICK_SECONDS), f"index {folder}", "")
+        return folder.absolute() / "index.yaml"
+
     def cancel(self) -> None:
         """End helm wherever it runs, politely, and start it no more; from any thread."""
         self._programs.cancel(STOP_SECONDS)

@@ -130,6 +130,28 @@ def template_arguments(release: Release, *, values: Path, kubernetes_version: st
     return [*arguments, "--", release.name, release.chart.reference]
 
 
+def package_arguments(chart: Path, folder: Path) -> list[str]:
+    """Pack a chart's folder into an archive in another folder."""
+    return ["package", "--destination", str(folder), "--", str(chart)]
+
+
+def read_packaged(text: str) -> Path:
+    """Read where the archive is from helm's answer to `package_arguments`.
+
+    Raises:
+        ToolError: it does not say.
+    """
+    match = re.search(r"saved it to: (.+\.tgz)\s*$", text)
+    if match is None:
+        raise ToolError(f"helm does not say where it packed the chart: {text[:200]!r}")
+    return Path(match[1])
+
+
+def index_arguments(folder: Path, url: str) -> list[str]:
+    """Write the index of a folder's archives; an address is put before their names."""
+    return ["repo", "index", *(["--url", url] if url else []), "--", str(folder)]
+
+
 def uninstall_arguments(name: str, namespace: str, *, timeout_seconds: int) -> list[str]:
     """Uninstall a release and wait until what it made is gone; no release is no error."""
     return [

@@ -225,7 +225,7 @@ class Repository:
                 self._refuse(answer, action)
             return answer.status == 201
 
-    def send_blob(self, descriptor: Descriptor, content: io.RawIOBase) -> None:
+    def send_blob(self, descriptor: Descriptor, content: io.RawIOBase | io.BytesIO) -> None:
         """Send a blob in one piece; the registry checks its digest.
 
         Raises:

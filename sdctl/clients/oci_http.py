@@ -155,7 +155,7 @@ class OciHttp:
         *,
         action: str,
         headers: Mapping[str, str] | None = None,
-        body: bytes | io.RawIOBase | None = None,
+        body: bytes | io.RawIOBase | io.BytesIO | None = None,
         is_repeatable: bool = True,
     ) -> Answer:
         """Send one request, again where that can help, and return the answer; the caller closes it.
@@ -205,7 +205,12 @@ class OciHttp:
         self._clock.sleep(min(_MAX_PAUSE_SECONDS, max(wanted, self._clock.uniform(longest / 2, longest))))
 
     def _follow(
-        self, method: str, url: str, scope: str, headers: dict[str, str], body: bytes | io.RawIOBase | None
+        self,
+        method: str,
+        url: str,
+        scope: str,
+        headers: dict[str, str],
+        body: bytes | io.RawIOBase | io.BytesIO | None,
     ) -> Answer:
         """Send, and follow where blobs lie: on another host, which gets no authorization."""
         timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=STALL_SECONDS)

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Final, Protocol, TypeVar
 
 from sdctl.clients.oci import MAX_MANIFEST_BYTES, Descriptor, Manifest, Repository
-from sdctl.clients.oci_http import ATTEMPTS, Answer, OciError
+from sdctl.clients.oci_http import ATTEMPTS, OciError
 from sdctl.errors import SdctlError
 from sdctl.polling import REAL_CLOCK, Clock
 
@@ -34,13 +34,23 @@ class StoppedError(Exception):
     """Everything stops: another copy failed, or the user interrupted."""
 
 
+class Readable(Protocol):
+    """The rest of a blob."""
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Return the next bytes, none at the end."""
+
+    def close(self) -> None:
+        """Drop what it is read from."""
+
+
 class Source(Protocol):
     """Where manifests and blobs come from."""
 
     def manifest(self, asked: str) -> Manifest:
         """Read a manifest by tag or digest."""
 
-    def open_blob(self, digest: str, start: int = 0) -> Answer:
+    def open_blob(self, digest: str, start: int = 0) -> Readable:
         """Begin to read a blob, from a byte on."""
 
 
@@ -248,7 +258,7 @@ class _Content(io.RawIOBase):
         super().__init__()
         self.is_bad = False
         self._blob, self._changed, self._stop, self._clock = blob, changed, stop, clock
-        self._answer: Answer | None = None
+        self._answer: Readable | None = None
         self._at = self._failures = 0
         self._hash = hashlib.sha256()
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -223,7 +224,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.cut_after_bytes is not None:
             self.rfile.read(fault.cut_after_bytes)
             self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            # Nothing is said any more, not even that it ends.
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            for one in (self.rfile, self.wfile, self.connection):
+                one.close()
             return None
         content = self._body()
         if sha256(content) != digest:
