@@ -11,6 +11,7 @@ from sdctl.clients.cloudformation import StackView
 from sdctl.clients.ec2 import RunningInstance, Snapshot, Subnet, Zone
 from sdctl.clients.eks import Cluster
 from sdctl.clients.iam import Denied, Identity
+from sdctl.clients.kms import Key
 from sdctl.reads import Read, Unknown
 from sdctl.versions import KubernetesRelease
 
@@ -71,6 +72,7 @@ class AwsFacts:
     model_files: Read[frozenset[str]] = NOT_READ
     snapshots: Mapping[str, Read[Snapshot | None]] = field(default_factory=dict)
     images: Read[frozenset[str]] = NOT_READ
+    kms_key: Read[Key | None] = NOT_READ
     denied: Read[tuple[Denied, ...]] = NOT_READ
 
 

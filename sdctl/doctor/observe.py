@@ -15,6 +15,7 @@ from sdctl.clients.cloudformation import CloudFormation, StackView, classify
 from sdctl.clients.ec2 import Ec2, Subnet
 from sdctl.clients.eks import Eks
 from sdctl.clients.iam import Denied, Iam, Identity, Wish
+from sdctl.clients.kms import Kms
 from sdctl.clients.logs import Logs
 from sdctl.clients.quotas import Quotas
 from sdctl.clients.s3 import S3
@@ -138,6 +139,8 @@ def _reads(
         **_name_reads(aws, config, identity),
         **_image_reads(aws, config),
     }
+    if config.kms_key_arn:
+        reads["kms_key"] = partial(Kms(aws).key, config.kms_key_arn)
     iam = Iam(aws)
     for role in wanted.SERVICE_ROLES.values():
         reads[f"service_roles/{role}"] = partial(iam.role_exists, role)

@@ -12,6 +12,7 @@ from sdctl.doctor.check import Check
 from sdctl.doctor.cluster import cluster_checks, helm_check, kubernetes_version
 from sdctl.doctor.facts import AwsFacts, LocalFacts, ToolFacts
 from sdctl.doctor.headroom import headroom_checks
+from sdctl.doctor.key import key_checks
 from sdctl.doctor.local import local_checks
 from sdctl.doctor.names import name_checks
 from sdctl.doctor.needs import RuntimeNeed
@@ -45,6 +46,7 @@ def judge_aws(
         *account_checks(facts, needs, is_simulated=is_simulated),
         *cluster_checks(config, facts),
         *name_checks(config, facts),
+        *key_checks(config, facts),
         *QuotaRules(config, needs, facts).checks(),
         *capacity_checks(config, needs, facts),
         *headroom_checks(config, facts),

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Purpose = Literal["deploy", "submit", "destroy", "snapshot", "models"]
-PURPOSES: Final[tuple[Purpose, ...]] = ("deploy", "submit", "destroy", "snapshot", "models")
+Purpose = Literal["deploy", "submit", "destroy", "snapshot", "models", "images"]
+PURPOSES: Final[tuple[Purpose, ...]] = ("deploy", "submit", "destroy", "snapshot", "models", "images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ _DOCTOR: Final = (
     *_calls("eks", "cluster", "DescribeCluster"),
     *_calls("iam", ("roles of AWS", "roles of Identity Center"), "GetRole"),
     *_calls("iam", "whoever holds this", "SimulatePrincipalPolicy"),
+    *_calls("kms", "own key", "DescribeKey", "GetKeyPolicy"),
     *_calls("lambda", "anything here", "GetAccountSettings"),
     *_calls("logs", "anything here", "DescribeLogGroups"),
     Call("service-quotas", "GetServiceQuota", ("quotas",), ("servicequotas:GetServiceQuota",)),
@@ -214,10 +215,25 @@ _SNAPSHOT: Final = (
     *_calls("ssm", "anything here", "DescribeInstanceInformation", "GetCommandInvocation"),
     *_calls("ecr", "anything here", "GetAuthorizationToken"),
 )  # fmt: skip
+_IMAGES: Final = (
+    *_WHO,
+    Call("ecr", "CreateRepository", ("repositories",), ("ecr:CreateRepository", "ecr:TagResource")),
+    Call("ecr", "CreateRepository", ("own key",), ("kms:CreateGrant", "kms:DescribeKey")),
+    *_calls("ecr", "repositories", "PutLifecyclePolicy"),
+    *_calls("ecr", "anything here", "GetAuthorizationToken"),
+    # What the token is good for: the registry's own protocol.
+    # https://docs.aws.amazon.com/AmazonECR/latest/userguide/image-push-iam.html
+    Call(
+        "ecr", "GetAuthorizationToken", ("repositories",),
+        ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload",
+         "ecr:GetDownloadUrlForLayer", "ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:UploadLayerPart"),
+    ),
+)  # fmt: skip
 CALLS: Final[Mapping[Purpose, tuple[Call, ...]]] = {
     "deploy": _DEPLOY,
     "submit": _SUBMIT,
     "destroy": _DESTROY,
     "snapshot": _SNAPSHOT,
     "models": _MODELS,
+    "images": _IMAGES,
 }

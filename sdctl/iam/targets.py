@@ -64,14 +64,23 @@ def targets(config: Config, scopes: Scopes, assets: str, objects: tuple[str, ...
                 (place.arn(f"ssm:{{region}}:{{account}}:parameter{runtimes_path(config.stack_name)}"),),
                 NO_CONDITION,
             ),
+            "own key": (scopes.arns("kms", "key"), NO_CONDITION),
             "api key": ((place.arn("apigateway:{region}::/apikeys/*"),), tagged(config.stack_name)),
             "cluster": (scopes.arns("eks", "cluster"), NO_CONDITION),
             "task table": (scopes.arns("dynamodb", "table"), NO_CONDITION),
         }
         | _node_targets(config.stack_name, place)
+        | {"repositories": (_repositories(config, place), NO_CONDITION)}
         | _doctor_targets(place)
         | _snapshot_targets(config.stack_name, place)
     )
+
+
+def _repositories(config: Config, place: Place) -> tuple[str, ...]:
+    """Return the repositories of ECR that images and charts are brought into."""
+    _, _, prefix = (config.image_registry or "").partition("/")
+    names = (f"{prefix}/*",) if prefix else ("*",) if config.image_registry else ("sdctl/*", "sd-on-eks/*")
+    return tuple(place.arn(f"ecr:{{region}}:{{account}}:repository/{name}") for name in names)
 
 
 def _node_targets(stack_name: str, place: Place) -> dict[str, Target]:

@@ -203,7 +203,8 @@ def test_a_deployer_with_the_policy_alone_lives_through_everything_and_is_allowe
 ) -> None:
     # As if the template were too large to be sent inline.
     monkeypatch.setattr("sdctl.deploy.stack_steps.MAX_INLINE_TEMPLATE_BYTES", 1000)
-    config = configured("farm", modelsRuntime=[*RUNTIMES, CHOOSY])
+    key = root.client("kms").create_key()["KeyMetadata"]["Arn"]
+    config = configured("farm", modelsRuntime=[*RUNTIMES, CHOOSY], kmsKeyArn=key)
     deployer = person("deploy", config)
     make_old_bucket(root, bucket_name(config.stack_name, "model-bucket", ACCOUNT, REGION))
     live_through_everything(deployer, config)

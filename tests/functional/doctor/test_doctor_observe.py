@@ -17,7 +17,9 @@ from moto.server import ThreadedMotoServer
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.ec2 import Ec2
 from sdctl.clients.iam import Denied, Iam, Identity, Wish
+from sdctl.clients.kms import Key, Kms
 from sdctl.doctor.facts import NOT_READ, AwsFacts
+from sdctl.doctor.key import missing_statements
 from sdctl.doctor.needs import runtime_needs
 from sdctl.doctor.observe import SIMULATIONS_AT_ONCE, merged_denials, observe_aws, simulations
 from sdctl.doctor.rules import judge_aws
@@ -74,9 +76,10 @@ def test_an_account_is_read_over_http(aws: Aws) -> None:
     ec2.allocate_address(Domain="vpc")
     values = provisioner(instanceType=["g5.2xlarge", "g6.2xlarge", "g4dn.xlarge", "nothing.large"])
     values["karpenter"]["nodeTemplate"] = {"dataVolume": {"snapshotID": snapshot}}
+    key = aws.client("kms").create_key()["KeyMetadata"]["Arn"]
     wanted = config(
         modelBucketArn="arn:aws:s3:::my-models", modelsRuntime=[runtime(values)],
-        network={"natMode": "single"},
+        network={"natMode": "single"}, kmsKeyArn=key,
     )  # fmt: skip
     facts = observed(aws, wanted)
     assert isinstance(facts.identity, Identity)
@@ -96,6 +99,13 @@ def test_an_account_is_read_over_http(aws: Aws) -> None:
     assert facts.vpc_count == 1
     assert facts.nat_gateways == {}
     assert facts.bucket_count == 1
+    assert isinstance(facts.kms_key, Key)
+    assert (facts.kms_key.state, facts.kms_key.spec) == ("Enabled", "SYMMETRIC_DEFAULT")
+    # A new key is open to its account alone.
+    assert missing_statements(facts.kms_key, REGION, ACCOUNT) == (
+        "Logs", "Messages", "SystemNodes", "SystemNodesVolumes",
+    )  # fmt: skip
+    assert Kms(aws).key(key[:-8] + "00000000") is None
     assert facts.buckets["my-models"] == REGION
     assert set(facts.buckets.values()) == {REGION, None}
     assert facts.model_files == {f"Stable-diffusion/{MODEL}"}
