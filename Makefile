@@ -33,6 +33,7 @@ bench: $(VENV)/.dev-installed
 	$(BIN)/python benchmarks/submit_latency.py
 	$(BIN)/python benchmarks/render.py
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python -m benchmarks.scaling
 	cd benchmarks && ../$(BIN)/python -m agent
 
 lint: $(VENV)/.dev-installed

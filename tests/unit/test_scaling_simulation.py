@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from benchmarks.scaling.events import Events
 from benchmarks.scaling.farm import Outcome, simulate
 from benchmarks.scaling.picture import COLOURS, draw
 from benchmarks.scaling.rendered import choices_of_chart
-from benchmarks.scaling.sweep import variants
+from benchmarks.scaling.sweep import measure, variants
 from benchmarks.scaling.task_queue import Task, TaskQueue
 from benchmarks.scaling.timings import Timings
 from benchmarks.scaling.workloads import burst, day, films
 from support import helm_tools
 
+ROOT = Path(__file__).resolve().parents[2]
 CHART = choices_of_chart(None)
 CALM = replace(Timings(), spot_interruptions_per_hour=0.0, spot_unavailable=0.0)
 STORM = replace(Timings(), spot_interruptions_per_hour=4.0)
@@ -209,3 +211,29 @@ def test_the_command_prints_a_table_for_each_workload(capsys) -> None:
     out = capsys.readouterr().out
     assert out.count("| sd-on-eks |") == out.count("| upstream |") == 3
     assert "read from values.yaml" in out
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_readmes_figures_are_what_the_simulation_gives(readme: str, figures: list[list[str]]) -> None:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    _, _, section = text.partition("benchmarks.scaling`")
+    rows = [line.split("|")[2:-1] for line in section.splitlines() if line.startswith("| ")][1:4]
+
+    assert [[re.sub(r"[^\d./,]", "", cell) for cell in row] for row in rows] == figures
+
+
+@pytest.fixture(scope="module")
+def figures() -> list[list[str]]:
+    rows = []
+    for workload in ("burst", "day", "films"):
+        ours, upstream = (measure(one, workload, range(1, 6)) for one in (CHART, UPSTREAM))
+        rows.append(
+            [
+                f"{ours.first_image_seconds:.0f}/{upstream.first_image_seconds:.0f}",
+                f"{ours.p95_wait_seconds:.0f}/{upstream.p95_wait_seconds:.0f}",
+                f"{ours.idle_gpu_hours:.1f}/{upstream.idle_gpu_hours:.1f}",
+                f"{ours.failed:.0f}/{upstream.failed:.1f}",
+                f"{ours.dollars_per_million:,.0f}/{upstream.dollars_per_million:,.0f}",
+            ]
+        )
+    return rows
