@@ -37,6 +37,9 @@ ALLOWED = {
     "offline": {"deploy", "iam", "render", "config", "clients", "releases", "assets"} | FOUNDATION,
     "tasks": {"clients", "polling"} | FOUNDATION,
     "models": {"clients"} | FOUNDATION,
+    "snapshots": {
+        "iam", "render", "config", "clients", "polling", "prices", "assets", "versions",
+    } | FOUNDATION,
     "images": {"render", "config", "clients", "polling", "releases", "versions", "assets"} | FOUNDATION,
     "doctor": {"deploy", "render", "config", "clients", "local", "reads", "versions"} | FOUNDATION,
     "status": {"deploy", "render", "clients", "inventory", "prices", "reads"} | FOUNDATION,

@@ -1,0 +1,255 @@
+"""From wishes to a snapshot: the images as they are today, the builder for them, copies and fast restore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, TypeVar
+
+from sdctl.clients.aws import Aws
+from sdctl.clients.builders import Builders, Launch
+from sdctl.clients.ebs import Ebs
+from sdctl.clients.eks import Eks
+from sdctl.clients.oci_http import OciHttp
+from sdctl.clients.registries import ecr_login, is_ecr
+from sdctl.clients.ssm import Ssm
+from sdctl.config.model import Config
+from sdctl.errors import ConflictError, NotFoundError, RemoteError, UsageError
+from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
+from sdctl.render.stacks import STACK_TAG
+from sdctl.snapshots.cloud import FINGERPRINT_TAG, AccountCloud, Place
+from sdctl.snapshots.images import Architecture
+from sdctl.snapshots.owner import Owner
+from sdctl.versions import BOTTLEROCKET_VERSION, KUBERNETES_DEFAULT, newest_fitting
+from sdctl_snapshot import commands
+from sdctl_snapshot.builder import BuildError, BusyError, Made, Site, build, sweep
+from sdctl_snapshot.images import Image, fingerprint, image_tags, volume_size_gib
+
+ARCHITECTURE_TAG: Final = "sdctl:architecture"
+KUBERNETES_TAG: Final = "sdctl:kubernetes"
+_INSTANCE_TYPES: Final[Mapping[Architecture, str]] = {"x86_64": "m5.large", "arm64": "m6g.large"}
+_COPY_SECONDS: Final = 3 * 3600.0
+
+T = TypeVar("T")
+
+
+class SnapshotError(RemoteError):
+    """A snapshot could not be built."""
+
+    code = "snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a build is asked for; empty, zero or None where the default is meant.
+
+    `copies` maps a region to the key of the copy there, empty for AWS's own.
+    """
+
+    architecture: Architecture = "x86_64"
+    kubernetes_version: str = ""
+    size_gib: int = 0
+    instance_type: str = ""
+    subnet_id: str = ""
+    security_group_ids: tuple[str, ...] = ()
+    has_public_ip: bool | None = None
+    kms_key: str = ""
+    copies: Mapping[str, str] = field(default_factory=dict)
+    fast_restore_zones: tuple[str, ...] = ()
+    is_forced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A snapshot that is completed, and what goes with it; `copies` has ids by region."""
+
+    snapshot_id: str
+    size_gib: int
+    images: tuple[Image, ...]
+    architecture: Architecture
+    kubernetes_version: str
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What a build is given: the session, whom to tell, the process that builds, and time."""
+
+    aws: Aws
+    report: Callable[[str], None]
+    owner: Owner
+    clock: Clock = REAL_CLOCK
+
+
+def connector(aws: Aws, environment: Mapping[str, str]) -> Callable[[str], OciHttp]:
+    """Return what opens a connection to a registry, signed in to ECR."""
+
+    def connect(host: str) -> OciHttp:
+        login = ecr_login(aws, host) if is_ecr(host) else None
+        return OciHttp(host, login=login, environment=environment)
+
+    return connect
+
+
+def kubernetes_version(aws: Aws, config: Config, wanted: str = "") -> str:
+    """Choose the version whose variant of Bottlerocket builds: the one that the nodes have, or will have."""
+    if wanted or config.kubernetes_version:
+        return wanted or str(config.kubernetes_version)
+    eks = Eks(aws)
+    cluster = eks.cluster(config.stack_name)
+    if cluster is not None:
+        return cluster.version
+    return newest_fitting(eks.calendar(), datetime.now(UTC).date()) or KUBERNETES_DEFAULT
+
+
+def build_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, around: Around) -> Built:
+    """Build a snapshot with the images on it, or take the one that has just these.
+
+    Args:
+        config: the deployment whose it will be.
+        images: as the registries have them.
+        wishes: how.
+        around: where, and as whom.
+
+    Raises:
+        UsageError: there is nothing to put on it, or too much to say in its tags.
+        ConflictError: another build is at work.
+        NotFoundError: AWS has no builder for that version and architecture.
+        SnapshotError: a step failed; nothing is left of the build.
+    """
+    if not images:
+        raise UsageError("there is no image to put on a snapshot")
+    aws = around.aws
+    version = kubernetes_version(aws, config, wishes.kubernetes_version)
+    size = _size(images, wishes)
+    tags = _tags(config, images, wishes, version)
+    kms_key = wishes.kms_key or config.kms_key_arn or ""
+    launch = Launch(
+        image_id=_builder_image(aws, version, wishes.architecture),
+        instance_type=wishes.instance_type or _INSTANCE_TYPES[wishes.architecture],
+        volume_size_gib=size,
+        user_data=commands.USER_DATA,
+        subnet_id=wishes.subnet_id or next(iter(config.network.subnet_ids), ""),
+        security_group_ids=wishes.security_group_ids,
+        has_public_ip=wishes.has_public_ip,
+        kms_key=kms_key,
+    )
+    site = _site(config, around, launch=launch, tags=tags)
+    made = _guarded(partial(build, images, site, is_forced=wishes.is_forced))
+    found = Ebs(aws).get(made.id)
+    built = Built(made.id, found.size_gib, images, wishes.architecture, version)
+    copies = {region: _copy(built, tags, region, key, around) for region, key in wishes.copies.items()}
+    if wishes.fast_restore_zones:
+        Ebs(aws).enable_fast_restore(made.id, wishes.fast_restore_zones)
+    return replace(built, copies=copies)
+
+
+def remove_leftovers(config: Config, around: Around, *, takes_over: bool = False) -> int:
+    """Remove what a dead build left of its builder; return how much that was.
+
+    Args:
+        config: the deployment.
+        around: where.
+        takes_over: true where the user knows that the build is dead which another machine began.
+
+    Raises:
+        ConflictError: the build is not dead.
+    """
+    site = _site(config, around)
+    if takes_over:
+        site = replace(site, is_alive=lambda _: False)
+    return _guarded(partial(sweep, site))
+
+
+def _size(images: tuple[Image, ...], wishes: Wishes) -> int:
+    least = volume_size_gib(images)
+    if 0 < wishes.size_gib < 20:
+        raise UsageError("a data volume of Bottlerocket has 20 GiB at least", hint=f"--size {least} would do")
+    return wishes.size_gib or least
+
+
+def _tags(config: Config, images: tuple[Image, ...], wishes: Wishes, version: str) -> dict[str, str]:
+    try:
+        listed = image_tags(images)
+    except ValueError as error:
+        raise UsageError(str(error), hint="put them on two snapshots") from error
+    key = wishes.kms_key or config.kms_key_arn or ""
+    mark = fingerprint(images, wishes.architecture, version, key, str(wishes.size_gib))
+    own = {
+        STACK_TAG: config.stack_name, "Name": f"{config.stack_name}-images", FINGERPRINT_TAG: mark,
+        ARCHITECTURE_TAG: wishes.architecture, KUBERNETES_TAG: version,
+    }  # fmt: skip
+    room = 50 - len(own) - len(listed)
+    if len(config.tags) > room:
+        raise UsageError(
+            f"{len(config.tags)} tags are configured: beside the images there is room for {room}"
+        )
+    return dict(config.tags) | own | listed
+
+
+def _builder_image(aws: Aws, version: str, architecture: Architecture) -> str:
+    """Find the system that the nodes have, without NVIDIA's driver: the builder needs no GPU.
+
+    https://bottlerocket.dev/en/os/latest/#/install/quickstart/aws/
+    """
+    name = f"/aws/service/bottlerocket/aws-k8s-{version}/{architecture}/{BOTTLEROCKET_VERSION}/image_id"
+    try:
+        return Ssm(aws).parameter(name)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no Bottlerocket {BOTTLEROCKET_VERSION} for Kubernetes {version} on {architecture} "
+            f"in {aws.region}",
+            hint="name another one with --kubernetes-version",
+        ) from error
+
+
+def _site(
+    config: Config, around: Around, *, launch: Launch | None = None, tags: Mapping[str, str] | None = None
+) -> Site:
+    aws = around.aws
+    place = Place(config.stack_name, aws.region, aws.partition)
+    own = dict(config.tags) | {STACK_TAG: config.stack_name, "Name": f"{config.stack_name}-snapshot-builder"}
+    cloud = AccountCloud(
+        place, Builders(aws, own, str(around.owner), around.clock), Ebs(aws), Ssm(aws), launch=launch,
+        snapshot_tags=tags, boundary=config.permissions_boundary_arn or "", clock=around.clock,
+    )  # fmt: skip
+    wait = partial(poll, pace=Pace(2.0, 1.3, 15.0), clock=around.clock)
+    return Site(str(around.owner), cloud, wait, around.report, around.owner.is_alive)
+
+
+def _guarded(act: Callable[[], T]) -> T:
+    try:
+        return act()
+    except BusyError as error:
+        raise ConflictError(error.message, hint=error.hint) from error
+    except BuildError as error:
+        raise SnapshotError(error.message, hint=error.hint) from error
+
+
+def _copy(built: Built, tags: Mapping[str, str], region: str, key: str, around: Around) -> str:
+    """Copy a snapshot into another region, unless its copy is there, and wait for the end of that."""
+    ebs = Ebs(Aws(replace(around.aws.access, region=region)))
+    alike = ebs.find({STACK_TAG: tags[STACK_TAG], FINGERPRINT_TAG: tags[FINGERPRINT_TAG]})
+    usable = [one.id for one in alike if one.state != "error"]
+    for one in alike:
+        if one.state == "error":
+            ebs.delete(one.id)
+    description = f"copy of {built.snapshot_id} in {around.aws.region}"
+    copy_id = usable[0] if usable else ebs.copy_from(
+        around.aws.region, built.snapshot_id, description, tags, key
+    )  # fmt: skip
+    around.report(f"copying to {region}: {copy_id}")
+
+    def probe() -> Made | None:
+        now = ebs.get(copy_id)
+        if now.state == "error":
+            raise SnapshotError(f"the copy {copy_id} in {region} failed: {now.reason or 'no reason given'}")
+        return Made(now.id, now.state) if now.state == "completed" else None
+
+    poll(
+        probe, awaited=f"the copy {copy_id} in {region}", timeout_seconds=_COPY_SECONDS,
+        pace=Pace(5.0, 1.3, 15.0), clock=around.clock,
+    )  # fmt: skip
+    return copy_id

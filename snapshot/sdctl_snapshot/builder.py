@@ -1,0 +1,348 @@
+"""From images to a snapshot: launch, pull, stop, snapshot, and remove everything else on every path.
+
+What is made is tagged and named so that the next run finds what a killed one left, and removes it first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from sdctl_snapshot import commands
+from sdctl_snapshot.images import Image
+
+BOOT_SECONDS: Final = 900.0
+ADMIN_SECONDS: Final = 300.0
+COMMAND_SECONDS: Final = 300
+PULL_SECONDS: Final = 3600
+STOP_SECONDS: Final = 600.0
+REMOVAL_SECONDS: Final = 900.0
+# A snapshot of 100 GiB takes ten minutes to an hour.
+SNAPSHOT_SECONDS: Final = 3 * 3600.0
+# Above this the kubelet begins to collect what is cached, pods' own files included.
+_MAX_USE_PERCENT: Final = 80
+
+T = TypeVar("T")
+
+
+class BuildError(Exception):
+    """A build cannot go on; says why, and what to try."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.hint = message, hint
+
+
+class BusyError(BuildError):
+    """Another build is at work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a script on the instance: its standard output; why it failed, else empty."""
+
+    output: str
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """What there is of a builder: an instance in EC2's `state`, or a role (`state` empty); whose it is."""
+
+    id: str
+    state: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A snapshot: `state` is `pending`, `completed` or `error`, `progress` EC2's words for it."""
+
+    id: str
+    state: str
+    progress: str = ""
+    reason: str = ""
+
+
+class Cloud(Protocol):
+    """The account: what a build makes there. Each method may be called again after a crash."""
+
+    def builders(self) -> tuple[Builder, ...]:
+        """List builder instances that are not terminated, and the role where there is one."""
+
+    def prepare_role(self) -> None:
+        """Make the role and profile by which the instance pulls images and is told what to do."""
+
+    def remove_role(self) -> None:
+        """Remove both, as far as they are there."""
+
+    def launch(self) -> str:
+        """Launch the builder instance and return its id."""
+
+    def instance_state(self, instance_id: str) -> str:
+        """Return EC2's word for an instance's state, with its reason where it has one."""
+
+    def is_online(self, instance_id: str) -> bool:
+        """Tell whether the instance takes commands."""
+
+    def stop(self, instance_id: str) -> None:
+        """Begin to stop the instance."""
+
+    def terminate(self, instance_id: str) -> None:
+        """Begin to terminate the instance; one that is gone is no error."""
+
+    def data_volume(self, instance_id: str) -> str:
+        """Return the id of the data volume."""
+
+    def create_snapshot(self, volume_id: str) -> Made:
+        """Begin a snapshot of the volume, with its tags."""
+
+    def alike(self) -> tuple[Made, ...]:
+        """List the snapshots that an equal build has made."""
+
+    def snapshot(self, snapshot_id: str) -> Made:
+        """Look at a snapshot."""
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Delete a snapshot; one that is gone is no error."""
+
+    def run(self, instance_id: str, script: commands.Script, timeout_seconds: int) -> Ran:
+        """Run a script on the instance and wait for its end."""
+
+
+class Waiter(Protocol):
+    """Asks until something other than None comes back, or a deadline passes."""
+
+    def __call__(
+        self,
+        probe: Callable[[], T | None],
+        *,
+        awaited: str,
+        timeout_seconds: float,
+        state: Callable[[], str] | None = None,
+    ) -> T:
+        """Wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a build takes place: the account, how to wait, whom to tell, and which builds still live.
+
+    `owner` is what `cloud` marks its builders with; `is_alive` judges the marks of others.
+    """
+
+    owner: str
+    cloud: Cloud
+    wait: Waiter
+    report: Callable[[str], None]
+    is_alive: Callable[[str], bool]
+
+
+def build(images: tuple[Image, ...], site: Site, *, is_forced: bool = False) -> Made:
+    """Make a snapshot with the images on it, or return the one that an equal build has made.
+
+    Everything else that the build makes is removed, however it ends.
+
+    Args:
+        images: what goes onto it.
+        site: where.
+        is_forced: true makes a new one in any case.
+
+    Raises:
+        BusyError: another build is at work here.
+        BuildError: a step failed; says which and why.
+    """
+    sweep(site)
+    found = None if is_forced else _existing(site)
+    if found is not None:
+        return found
+    with _instance(site) as instance_id:
+        _fill(images, site, instance_id)
+        return _snapshot(site, instance_id)
+
+
+def sweep(site: Site) -> int:
+    """Remove what builds that are dead have left; return how much that was.
+
+    Raises:
+        BusyError: one of them is not dead.
+    """
+    left = site.cloud.builders()
+    alive = sorted({one.owner for one in left if site.is_alive(one.owner)})
+    if alive:
+        raise BusyError(
+            f"a snapshot is being built already, by {alive[0]}",
+            "wait for it; where you know that it is dead: sdctl snapshot delete --leftovers --take-over",
+        )
+    for one in left:
+        site.report(f"removing what an earlier build left: {one.id}")
+    _remove(site, [one.id for one in left if one.state])
+    return len(left)
+
+
+def _existing(site: Site) -> Made | None:
+    """Return the snapshot of an equal build; one that failed is deleted, one that is not ready awaited."""
+    for one in site.cloud.alike():
+        if one.state == "error":
+            site.report(f"deleting {one.id}, which failed: {one.reason or 'no reason given'}")
+            site.cloud.delete_snapshot(one.id)
+        else:
+            site.report(f"{one.id} has exactly these images already")
+            return _completed(site, one)
+    return None
+
+
+@contextmanager
+def _instance(site: Site) -> Iterator[str]:
+    """Launch the builder for the body, and remove it with its role however the body ends."""
+    started: list[str] = []
+    try:
+        site.report("preparing the builder's role")
+        site.cloud.prepare_role()
+        started.append(site.cloud.launch())
+        site.report(f"launched the builder {started[0]}")
+        yield started[0]
+    finally:
+        # Asked for again: a launch whose answer was lost has made an instance too.
+        listed = {one.id for one in site.cloud.builders() if one.state and one.owner == site.owner}
+        _remove(site, sorted(listed.union(started)))
+
+
+def _remove(site: Site, instance_ids: list[str]) -> None:
+    for instance_id in instance_ids:
+        site.cloud.terminate(instance_id)
+    site.cloud.remove_role()
+    for instance_id in instance_ids:
+        _state(site, instance_id, "terminated", REMOVAL_SECONDS)
+
+
+def _fill(images: tuple[Image, ...], site: Site, instance_id: str) -> None:
+    _state(site, instance_id, "running", BOOT_SECONDS)
+    site.report("waiting until the builder takes commands")
+    site.wait(
+        lambda: _is_online(site, instance_id), awaited=f"{instance_id} to register with Systems Manager",
+        timeout_seconds=BOOT_SECONDS, state=lambda: _unreachable_hint(site, instance_id),
+    )  # fmt: skip
+    last = [""]
+
+    def is_up() -> bool | None:
+        ran = site.cloud.run(instance_id, commands.admin_is_up(), COMMAND_SECONDS)
+        last[0] = ran.failure
+        return None if ran.failure else True
+
+    site.wait(
+        is_up, awaited="the admin container of the builder", timeout_seconds=ADMIN_SECONDS,
+        state=lambda: last[0],
+    )  # fmt: skip
+    _run(site, instance_id, commands.stop_kubelet(), "stop the kubelet")
+    _run(site, instance_id, commands.clear_images(), "remove the images that were there")
+    for image in images:
+        size = sum(image.layers.values()) / 1024**3
+        site.report(f"pulling {image.reference} ({size:.1f} GiB)")
+        _run(site, instance_id, commands.pull(image), f"pull {image.reference}", PULL_SECONDS)
+    _verify(images, site, instance_id)
+
+
+def _verify(images: tuple[Image, ...], site: Site, instance_id: str) -> None:
+    listed = set(_run(site, instance_id, commands.list_images(), "list the images").split())
+    missing = [name for image in images for name in image.names if name not in listed]
+    if missing:
+        raise BuildError(f"the builder pulled everything, but does not list {', '.join(missing)}")
+    said = _run(site, instance_id, commands.volume_use(), "read how full the volume is")
+    use = re.search(r"(\d{1,3})%", said)
+    if use is None:
+        raise BuildError(f"the builder does not say how full its volume is: {said[:200]!r}")
+    if int(use[1]) > _MAX_USE_PERCENT:
+        raise BuildError(
+            f"the images fill {use[1]} % of the volume: nodes would begin to remove them",
+            "give it more room with --size",
+        )
+    site.report(f"all images are there; they fill {use[1]} % of the volume")
+
+
+def _snapshot(site: Site, instance_id: str) -> Made:
+    site.report("stopping the builder")
+    volume_id = site.cloud.data_volume(instance_id)
+    site.cloud.stop(instance_id)
+    _state(site, instance_id, "stopped", STOP_SECONDS)
+    made = site.cloud.create_snapshot(volume_id)
+    site.report(f"making the snapshot {made.id}")
+    return _completed(site, made)
+
+
+def _completed(site: Site, made: Made) -> Made:
+    seen = [made.progress]
+
+    def probe() -> Made | None:
+        now = site.cloud.snapshot(made.id)
+        if now.progress != seen[0]:
+            seen[0] = now.progress
+            site.report(f"{made.id}: {now.progress}")
+        if now.state == "error":
+            raise BuildError(f"the snapshot {made.id} failed: {now.reason or 'no reason given'}")
+        return now if now.state == "completed" else None
+
+    return site.wait(
+        probe, awaited=f"the snapshot {made.id}", timeout_seconds=SNAPSHOT_SECONDS, state=lambda: seen[0]
+    )
+
+
+def _run(
+    site: Site, instance_id: str, script: commands.Script, action: str, seconds: int = COMMAND_SECONDS
+) -> str:
+    ran = site.cloud.run(instance_id, script, seconds)
+    if ran.failure:
+        raise BuildError(f"could not {action}: {ran.failure}", _hint(ran.failure))
+    return ran.output
+
+
+# What of a failure's text says what to do.
+_HINTS: Final[Mapping[str, str]] = {
+    "no space left": "give the volume more room with --size",
+    "unauthorized": "only public images and those in ECR of an account that lets the builder's role in",
+    "403 forbidden": "only public images and those in ECR of an account that lets the builder's role in",
+    "no basic auth": "only public images and those in ECR of an account that lets the builder's role in",
+    "i/o timeout": "the builder's subnet needs a way to the registry: another one with --subnet",
+    "too many requests": "the registry limits pulls: try later, or mirror the images with sdctl image mirror",
+    "no match for platform": "the image has no such platform: another one with --arch",
+}
+
+
+def _hint(failure: str) -> str:
+    lowered = failure.lower()
+    return next((hint for text, hint in _HINTS.items() if text in lowered), "")
+
+
+def _is_online(site: Site, instance_id: str) -> bool | None:
+    state = site.cloud.instance_state(instance_id)
+    if not state.startswith("running"):
+        raise BuildError(f"the builder {instance_id} is {state}")
+    return True if site.cloud.is_online(instance_id) else None
+
+
+def _unreachable_hint(site: Site, instance_id: str) -> str:
+    state = site.cloud.instance_state(instance_id)
+    return f"{state}, but not registered: its subnet needs a way to Systems Manager (--subnet, --public-ip)"
+
+
+_GONE: Final = ("shutting-down", "terminated")
+
+
+def _state(site: Site, instance_id: str, wanted: str, timeout_seconds: float) -> None:
+    """Wait for a state of the instance; fail at once where it cannot come any more."""
+    last = [""]
+
+    def probe() -> bool | None:
+        last[0] = site.cloud.instance_state(instance_id)
+        word = last[0].partition(" ")[0]
+        if word != wanted and word in _GONE and wanted != "terminated":
+            raise BuildError(f"the builder {instance_id} is {last[0]}")
+        return True if word == wanted else None
+
+    site.wait(
+        probe, awaited=f"{instance_id} to be {wanted}", timeout_seconds=timeout_seconds,
+        state=lambda: last[0],
+    )  # fmt: skip
