@@ -20,6 +20,7 @@ class _Purpose(StrEnum):
     DESTROY = "destroy"
     SNAPSHOT = "snapshot"
     MODELS = "models"
+    IMAGES = "images"
 
 
 @app.callback()

@@ -63,10 +63,12 @@ def process_env(env: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **env}
 
 
-def run_process(*words: str, cwd: Path, env: Mapping[str, str] | None = None, stdin: str = "") -> Ran:
+def run_process(
+    *words: str, cwd: Path, env: Mapping[str, str] | None = None, stdin: str = "", timeout_seconds: int = 60
+) -> Ran:
     """Run a command line as a process of its own, without a terminal."""
     done = subprocess.run(
         command(*words), cwd=cwd, env=process_env(env or {}), input=stdin, capture_output=True, text=True,
-        timeout=60, check=False,
+        timeout=timeout_seconds, check=False,
     )  # fmt: skip
     return Ran(done.returncode, done.stdout, done.stderr)
