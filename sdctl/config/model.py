@@ -211,6 +211,7 @@ class RuntimeConfig(Section):
     chart_repository: str = ""
     chart_version: str = ""
     image_cache: ImageCache | None = None
+    """How images get onto a node; unless given, by a snapshot if one is named, else as the chart chooses."""
     extra_values: dict[str, JsonValue] = Field(default_factory=dict)
 
     @property
@@ -231,9 +232,9 @@ class RuntimeConfig(Section):
         return str(self.extra_value("karpenter", "nodeTemplate", "dataVolume", "snapshotID") or "")
 
     @property
-    def effective_image_cache(self) -> ImageCache:
-        """The cache mode; a snapshot without one means `snapshot`."""
-        return self.image_cache or ("snapshot" if self.snapshot_id else "none")
+    def uses_snapshot(self) -> bool:
+        """Whether nodes start from a snapshot: a mode of the cache was asked for, or a snapshot named."""
+        return self.image_cache == "snapshot" if self.image_cache else bool(self.snapshot_id)
 
 
 class Config(Section):

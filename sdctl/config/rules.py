@@ -36,6 +36,7 @@ def problems(config: Config) -> Iterator[Finding]:
                     (f'"{runtime.checkpoint}" is also the model of modelsRuntime/{first}'),
                 )
         yield from _cache_problems(runtime, path)
+        yield from _image_problems(runtime, path)
     yield from _network_problems(config.network)
     for key in config.tags:
         # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cfn-console-add-tags.html
@@ -107,10 +108,20 @@ def _cache_problems(runtime: RuntimeConfig, path: str) -> Iterator[Finding]:
         yield f"{path}/imageCache", f"snapshot needs {values.removeprefix(path + '/')}/dataVolume/snapshotID"
     if snapshot and runtime.image_cache in ("soci", "none"):
         yield f"{path}/imageCache", f'"{runtime.image_cache}" does not go with a snapshotID'
-    if runtime.effective_image_cache == "snapshot" and runtime.extra_value(
-        "karpenter", "nodeTemplate", "instanceStorePolicy"
-    ):
+    if runtime.uses_snapshot and runtime.extra_value("karpenter", "nodeTemplate", "instanceStorePolicy"):
         yield f"{values}/instanceStorePolicy", "hides the image cache of the snapshot: remove one of the two"
+
+
+def _image_problems(runtime: RuntimeConfig, path: str) -> Iterator[Finding]:
+    """An image of the user's own names its version: our chart has none to fill in, another's may."""
+    image = runtime.extra_value("runtime", "inferenceApi", "image")
+    where = f"{path}/extraValues/runtime/inferenceApi/image"
+    if image is None or runtime.chart_repository:
+        return
+    if not isinstance(image, dict):
+        yield where, "is no section: give repository and tag, or digest, each by itself"
+    elif image.get("repository") and not (image.get("tag") or image.get("digest")):
+        yield where, f'"{image["repository"]}" has neither tag nor digest: give one of the two'
 
 
 def warnings(config: Config) -> Iterator[Finding]:

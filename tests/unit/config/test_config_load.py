@@ -69,6 +69,19 @@ def with_runtime(**values: Any) -> dict[str, Any]:
     return {"modelsRuntime": [{"name": "a", "type": "sdwebui"} | values]}
 
 
+def image(given: Any) -> dict[str, Any]:
+    return {"runtime": {"inferenceApi": {"image": given}}}
+
+
+def test_an_image_needs_a_version_where_the_chart_fills_none_in(tmp_path: Path) -> None:
+    mine = {"repository": "example.com/mine"}
+    for given, more in (
+        (mine | {"tag": "1"}, {}), (mine | {"digest": f"sha256:{'0' * 64}"}, {}), ({"tag": "1"}, {}),
+        (mine, {"chartRepository": "https://charts.example.com"}),
+    ):  # fmt: skip
+        load(tmp_path, yaml.safe_dump(with_runtime(extraValues=image(given), **more)))
+
+
 def test_the_guides_file_is_accepted_unchanged(tmp_path: Path) -> None:
     loaded = load(tmp_path, GUIDE, MODEL_BUCKET="my-models")
     config = loaded.config
@@ -78,7 +91,7 @@ def test_the_guides_file_is_accepted_unchanged(tmp_path: Path) -> None:
     assert (runtime.name, runtime.type, runtime.checkpoint) == (
         "sdruntime", "sdwebui", "v1-5-pruned-emaonly.safetensors",
     )  # fmt: skip
-    assert (runtime.snapshot_id, runtime.effective_image_cache) == ("snap-1234567890", "snapshot")
+    assert (runtime.snapshot_id, runtime.uses_snapshot) == ("snap-1234567890", True)
     assert [line.split(":")[0] for line in loaded.warnings] == [
         "modelsRuntime/0/extraValues/runtime/inferenceApi/image/tag"
     ]
@@ -258,6 +271,16 @@ PROBLEMS: list[tuple[str, dict[str, Any], str]] = [
         "snapshot missing",
         with_runtime(imageCache="snapshot"),
         "modelsRuntime/0/imageCache: snapshot needs extraValues",
+    ),
+    (
+        "image without a version",
+        with_runtime(extraValues=image({"repository": "example.com/mine"})),
+        'modelsRuntime/0/extraValues/runtime/inferenceApi/image: "example.com/mine" has neither',
+    ),
+    (
+        "image as a text",
+        with_runtime(extraValues=image("example.com/mine:1")),
+        "modelsRuntime/0/extraValues/runtime/inferenceApi/image: is no section",
     ),
     (
         "snapshot and soci",
