@@ -129,33 +129,39 @@ def _cluster_steps(
         if one in inside.runtime_releases or f"{runtime_stack_prefix(name)}{one[1]}" in standing.stacks
     ]
     yield ScaleInStep(
-        id="scale-in", action="update" if inside.awake else "none", detail=_listed(inside.awake),
-        cluster=name, releases=tuple(runtimes), minutes=_MINUTES["scale-in"],
+        id="scale-in", action="update" if inside.awake else "none",
+        detail=_listed(inside.awake, "no runtime that scales or runs"), cluster=name,
+        releases=tuple(runtimes), minutes=_MINUTES["scale-in"],
     )  # fmt: skip
     pools = (*inside.node_pools, *inside.node_claims)
     yield NodePoolsStep(
-        id="node-pools", action=_delete_if(pools), needs=("scale-in",), detail=_listed(pools), cluster=name,
-        minutes=_MINUTES["node-pools"],
+        id="node-pools", action=_delete_if(pools), needs=("scale-in",),
+        detail=_listed(pools, "no node pool or claim"), cluster=name, minutes=_MINUTES["node-pools"],
     )  # fmt: skip
     yield NodeClassesStep(
         id="node-classes", action=_delete_if(inside.node_classes), needs=("node-pools",),
-        detail=_listed(inside.node_classes), cluster=name, minutes=_MINUTES["node-classes"],
+        detail=_listed(inside.node_classes, "no node class"), cluster=name,
+        minutes=_MINUTES["node-classes"],
     )  # fmt: skip
     yield from _releases(inside, runtimes, name)
     if wishes.skips_cluster and cluster is not None:
         yield SystemNodesStep(
-            id="system-nodes", action=_delete_if(cluster.node_groups), detail=_listed(cluster.node_groups),
-            cluster=name, minutes=_MINUTES["system-nodes"],
+            id="system-nodes", action=_delete_if(cluster.node_groups),
+            detail=_listed(cluster.node_groups, "no node group"), cluster=name,
+            minutes=_MINUTES["system-nodes"],
         )  # fmt: skip
     yield InstancesStep(
         id="instances", action=_delete_if(standing.own_instances), needs=("node-pools", "system-nodes"),
-        detail=_listed(standing.own_instances), cluster=name, minutes=_MINUTES["instances"],
+        detail=_listed(standing.own_instances, "no instance that Karpenter started"), cluster=name,
+        minutes=_MINUTES["instances"],
     )  # fmt: skip
     # A node that starts meanwhile leaves some too.
     nodes = (*pools, *inside.node_classes, *standing.own_instances)
+    kinds = "launch templates and instance profiles"
     yield OrphansStep(
         id="orphans", action=_delete_if((*standing.own_orphans, *nodes)),
-        needs=("node-classes", "instances", f"release-{KARPENTER}"), detail=_listed(standing.own_orphans),
+        needs=("node-classes", "instances", f"release-{KARPENTER}"),
+        detail=_listed(standing.own_orphans, f"{kinds} that nodes leave" if nodes else f"no {kinds}"),
         cluster=name,
     )  # fmt: skip
 
@@ -167,7 +173,7 @@ def _releases(inside: Inside, runtimes: list[tuple[str, str]], cluster: str) -> 
     gone = tuple(f"release-{name}" for _, name in runtimes)
     yield ScaledObjectsStep(
         id="scaled-objects", action=_delete_if(inside.scaled_objects), needs=("scale-in", *gone),
-        detail=_listed(inside.scaled_objects), cluster=cluster,
+        detail=_listed(inside.scaled_objects, "no ScaledObject"), cluster=cluster,
     )  # fmt: skip
     order = {
         KEDA: ("scaled-objects",),
@@ -227,8 +233,8 @@ def _beside_the_stacks(standing: Standing, wishes: Wishes, stacks: list[str]) ->
     """Yield what no stack holds. The asset bucket is the last to go: the deployment's lock lies in it."""
     groups = standing.own_log_groups
     yield LogGroupsStep(
-        id="log-groups", action=_delete_if(groups), needs=("front", "cluster"), detail=_listed(groups),
-        prefixes=standing.own_log_prefixes,
+        id="log-groups", action=_delete_if(groups), needs=("front", "cluster"),
+        detail=_listed(groups, "no log group"), prefixes=standing.own_log_prefixes,
     )  # fmt: skip
     last = ["log-groups"]
     for snapshot_id in wishes.snapshots:
@@ -279,8 +285,8 @@ def _delete_if(names: Iterable[str]) -> Action:
     return "delete" if any(True for _ in names) else "none"
 
 
-def _listed(names: Iterable[str]) -> str:
-    """Name the first few of many."""
+def _listed(names: Iterable[str], none: str) -> str:
+    """Name the first few of many; where there is none, say what was looked for."""
     listed = tuple(dict.fromkeys(names))
     more = f" and {len(listed) - SHOWN_NAMES} more" if len(listed) > SHOWN_NAMES else ""
-    return ", ".join(listed[:SHOWN_NAMES]) + more if listed else "nothing there"
+    return ", ".join(listed[:SHOWN_NAMES]) + more if listed else none

@@ -99,6 +99,16 @@ def test_what_lets_something_go_goes_after_it() -> None:
         assert earlier in before(plan, later), (earlier, later)
 
 
+def test_a_step_that_finds_nothing_says_what_it_looked_for() -> None:
+    details = {step.id: step.detail for step in plan_destroy(full(orphans=(), log_groups=()))}
+    assert details["orphans"] == "launch templates and instance profiles that nodes leave"
+    assert details["log-groups"] == "no log group"
+    nothing = plan_destroy(Standing("farm", stacks={"farmStack": stack("farmStack")}))
+    details = {step.id: step.detail for step in nothing if step.action == "none"}
+    assert details["orphans"] == "no launch templates and instance profiles"
+    assert all(detail.startswith("no ") for detail in details.values()), details
+
+
 def test_front_and_cluster_go_at_the_same_time_and_options_at_any() -> None:
     plan = plan_destroy(full())
     assert "cluster" not in before(plan, "front")
