@@ -53,6 +53,7 @@ COMMANDS = (
     Entry("render", "sdctl.cli.render", "render", "Write what deploy would send as files.", _DEPLOYING),
     Entry("destroy", "sdctl.cli.destroy", "destroy", "Take a deployment down.", _DEPLOYING),
     Entry("bucket", "sdctl.cli.bucket", "app", "Create and list model buckets.", _DEPLOYING),
+    Entry("snapshot", "sdctl.cli.snapshot", "app", "Images that nodes find on their volumes.", _DEPLOYING),
     Entry("models", "sdctl.cli.models", "app", "Bring models into the bucket, list, verify.", _DEPLOYING),
     Entry("image", "sdctl.cli.image", "app", "Build, push and mirror images.", _DEPLOYING),
     Entry("chart", "sdctl.cli.chart", "app", "Package, push and index the Helm chart.", _DEPLOYING),

@@ -193,12 +193,16 @@ _MODELS: Final = (
 _SNAPSHOT: Final = (
     *_WHO,
     *_calls("ssm", "bottlerocket images", "GetParameter"),
-    *_calls("iam", "builder roles", "CreateRole", "DeleteRole", "GetRole", "TagRole"),
+    Call("iam", "CreateRole", ("builder roles",), ("iam:CreateRole", "iam:TagRole")),
+    *_calls("iam", "builder roles", "DeleteRole", "GetRole"),
     *_calls("iam", "builder policies", "AttachRolePolicy", "DetachRolePolicy"),
+    Call(
+        "iam", "CreateInstanceProfile", ("builder profiles",),
+        ("iam:CreateInstanceProfile", "iam:TagInstanceProfile"),
+    ),
     *_calls(
-        "iam", "builder profiles", "AddRoleToInstanceProfile", "CreateInstanceProfile",
-        "DeleteInstanceProfile", "GetInstanceProfile", "RemoveRoleFromInstanceProfile",
-        "TagInstanceProfile",
+        "iam", "builder profiles", "AddRoleToInstanceProfile", "DeleteInstanceProfile",
+        "GetInstanceProfile", "RemoveRoleFromInstanceProfile",
     ),
     Call("ec2", "RunInstances", ("builder",), ("ec2:RunInstances",)),
     Call("ec2", "RunInstances", ("builder's surroundings",), ("ec2:RunInstances",)),
@@ -206,11 +210,21 @@ _SNAPSHOT: Final = (
     Call("ec2", "RunInstances", ("tags of the new",), ("ec2:CreateTags",)),
     *_calls("ec2", "own builder", "StopInstances", "TerminateInstances"),
     *_calls("ec2", ("own volume", "new snapshot"), "CreateSnapshot"),
-    *_calls("ec2", "own snapshot", "DeleteSnapshot", "EnableFastSnapshotRestores"),
-    *_calls(
-        "ec2", "anything here", "DescribeInstances", "DescribeSnapshots", "DescribeSubnets",
-        "DescribeVolumes",
+    # The key of the volume, by which EBS encrypts what is written and what is copied from it.
+    # https://docs.aws.amazon.com/ebs/latest/userguide/ebs-encryption-requirements.html
+    Call(
+        "ec2", "RunInstances", ("own key",),
+        ("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext",
+         "kms:ReEncryptFrom", "kms:ReEncryptTo"),
     ),
+    *_calls("ec2", ("own snapshot", "new copy"), "CopySnapshot"),
+    *_calls("ec2", "own snapshots anywhere", "DeleteSnapshot", "EnableFastSnapshotRestores"),
+    *_calls("ec2", "anything here", "DescribeInstances"),
+    # Of other regions too, where copies are made.
+    *_calls("ec2", "anything", "DescribeSnapshots"),
+    *_calls("eks", "anything here", "DescribeClusterVersions"),
+    *_calls("eks", "cluster", "DescribeCluster"),
+    *_calls("pricing", "anything", "GetProducts"),
     *_calls("ssm", ("shell document", "own builder by ssm"), "SendCommand"),
     *_calls("ssm", "anything here", "DescribeInstanceInformation", "GetCommandInvocation"),
     *_calls("ecr", "anything here", "GetAuthorizationToken"),

@@ -146,12 +146,13 @@ def _snapshot_targets(stack_name: str, place: Place) -> dict[str, Target]:
     def ec2(kind: str, owner: str = "{account}") -> str:
         return place.arn(f"ec2:{{region}}:{owner}:{kind}/*")
 
+    anywhere = place.arn("ec2:*::snapshot/*")
     ours, requested = tagged(stack_name), tagged(stack_name, "RequestTag")
     role = place.arn(f"iam::{{account}}:role/{stack_name}-snapshot-*")
     profile = place.arn(f"iam::{{account}}:instance-profile/{stack_name}-snapshot-*")
     policies = [place.arn(f"iam::aws:policy/{name}") for name in BUILDER_POLICIES]
     principals = ["ec2.amazonaws.com", "ec2.amazonaws.com.cn"]
-    new = (ec2("instance"), ec2("volume"), ec2("snapshot", ""))
+    new = (ec2("instance"), ec2("volume"))
     surroundings = (
         ec2("image", ""), ec2("network-interface"), ec2("security-group"), ec2("subnet"),
     )  # fmt: skip
@@ -166,12 +167,15 @@ def _snapshot_targets(stack_name: str, place: Place) -> dict[str, Target]:
         "builder's surroundings": (surroundings, NO_CONDITION),
         "builder role to pass": ((role,), {"StringEquals": {"iam:PassedToService": principals}}),
         "tags of the new": (
-            new, {"StringEquals": {"ec2:CreateAction": ["RunInstances", "CreateSnapshot"]}},
+            (*new, anywhere),
+            {"StringEquals": {"ec2:CreateAction": ["RunInstances", "CreateSnapshot", "CopySnapshot"]}},
         ),
         "own builder": ((ec2("instance"),), ours),
         "own volume": ((ec2("volume"),), ours),
         "new snapshot": ((ec2("snapshot", ""),), requested),
         "own snapshot": ((ec2("snapshot", ""),), ours),
+        "own snapshots anywhere": ((anywhere,), ours),
+        "new copy": ((anywhere,), requested),
         "shell document": ((place.arn("ssm:{region}::document/AWS-RunShellScript"),), NO_CONDITION),
         "own builder by ssm": (
             (ec2("instance"),), {"StringEquals": {f"ssm:resourceTag/{STACK_TAG}": stack_name}},
