@@ -161,7 +161,7 @@ def _started(
             return sh.Command(str(Path(program).absolute()))(
                 *rest, _bg=True, _bg_exc=False, _new_session=True, _in=nothing, _out=output, _err=errors,
                 _tty_out=False, _no_out=True, _no_err=True, _no_pipe=True, _out_bufsize=_CHUNK_BYTES,
-                _err_bufsize=0, _env=dict(environment), _cwd=str(folder) if folder else None,
+                _err_bufsize=_CHUNK_BYTES, _env=dict(environment), _cwd=str(folder) if folder else None,
                 _log_msg=lambda *_: Path(program).name,
             ).process  # fmt: skip
         except sh.ForkException as error:

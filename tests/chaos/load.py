@@ -75,7 +75,11 @@ class Load:
         self._table = Table(aws, TABLE)
         topics = Topics(aws, input_arn=account.input_topic, output_arn=account.topic)
         self._changer = Changer(
-            self._table, topics, Contents(aws, account.bucket), self._now_ms, runtimes=set(TYPES)
+            self._table,
+            topics,
+            Contents(aws, account.bucket),
+            self._now_ms,
+            is_deployed=set(TYPES).__contains__,
         )
 
     @staticmethod
