@@ -235,7 +235,7 @@ def synced(
             )
     # What failed stays locked as it was.
     write_lock(
-        lock_path(manifest), {line: one for line in lines if (one := kept.get(line) or before.get(line))}
+        lock_path(manifest), {line: held for line in lines if (held := kept.get(line) or before.get(line))}
     )
     named = {one.key for one in kept.values()} | {one.entry.key for one in brought}
     return Synced(
