@@ -146,6 +146,13 @@ def build_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, ar
     return replace(built, copies=copies)
 
 
+def find_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, aws: Aws) -> str | None:
+    """Return the snapshot that `build_snapshot` would take instead of building one, or None."""
+    tags = _tags(config, images, wishes, kubernetes_version(aws, config, wishes.kubernetes_version))
+    found = Ebs(aws).find({STACK_TAG: config.stack_name, FINGERPRINT_TAG: tags[FINGERPRINT_TAG]})
+    return next((one.id for one in found if one.state == "completed"), None)
+
+
 def remove_leftovers(config: Config, around: Around, *, takes_over: bool = False) -> int:
     """Remove what a dead build left of its builder; return how much that was.
 

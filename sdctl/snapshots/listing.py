@@ -72,16 +72,16 @@ def uncached(wanted: Iterable[tuple[str, str]], cached: Mapping[str, str]) -> li
         wanted: each image as pods ask for it, with the digest that it has today, empty where not known.
         cached: what is on the snapshot: the digest of each image, by its reference.
     """
-    pinned = {f"{_repository(name)}@{digest}" for name, digest in cached.items()}
+    pinned = {f"{repository_of(name)}@{digest}" for name, digest in cached.items()}
     missing = []
     for name, digest in wanted:
-        exact = f"{_repository(name)}@{digest}" if digest else name
+        exact = f"{repository_of(name)}@{digest}" if digest else name
         if exact not in pinned and not (not digest and name in cached):
             missing.append(name)
     return missing
 
 
-def _repository(name: str) -> str:
+def repository_of(name: str) -> str:
     """Return an image's name without its tag and digest."""
     bare = name.partition("@")[0]
     head, _, last = bare.rpartition("/")
