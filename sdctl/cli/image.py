@@ -95,7 +95,7 @@ def push(
         archives = {}
         for number, platform in enumerate(_chosen(platforms)):
             archives[platform] = Path(folder) / f"{number}.tar"
-            program.save(_local_name(platform), archives[platform])
+            program.save(_local_name(platform), platform, archives[platform])
         layout = Layout(archives)
         _ensure(loaded)(target.host, target.repository, False)
         with Hosts(_login, context.environment()) as hosts:

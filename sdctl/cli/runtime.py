@@ -105,7 +105,7 @@ def restart(runtime: _Name = None) -> None:
         return
     now = datetime.now(UTC)
     replicas = _in_cluster(deployment, name, lambda api, found: scaling.restart(api, found, now))
-    _tell(name, "restarting" if replicas else "paused or idle: the next pod reads everything anew", replicas)
+    _tell(name, "restarting" if replicas else "idle", replicas)
 
 
 def _chosen(runtime: str | None) -> tuple[Deployment, str]:

@@ -47,8 +47,8 @@ def build_arguments(program: str, build: Build) -> list[str]:
     return [*arguments, "--file", str(build.folder / "Dockerfile"), str(build.folder)]
 
 
-def save_arguments(program: str, name: str, path: Path) -> list[str]:
-    """Return how a program is told to write an image as an archive of an OCI layout.
+def save_arguments(program: str, name: str, platform: str, path: Path) -> list[str]:
+    """Return how a program is told to write an image of a platform as an archive of an OCI layout.
 
     docker does so from version 25 on: https://docs.docker.com/reference/cli/docker/image/save/
     """
@@ -57,6 +57,8 @@ def save_arguments(program: str, name: str, path: Path) -> list[str]:
             return ["push", name, f"oci-archive:{path}"]
         case "podman":
             return ["save", "--format", "oci-archive", "--output", str(path), name]
+        case "finch":  # else it looks for the machine's own platform
+            return ["save", "--platform", platform, "--output", str(path), name]
         case _:
             return ["save", "--output", str(path), name]
 
@@ -87,13 +89,13 @@ class Builder:
         done = self._run(build_arguments(self.name, build), BUILD_SECONDS)
         self._expect_well(done, f"build {build.name} for {build.platform}")
 
-    def save(self, name: str, path: Path) -> None:
-        """Write an image as an archive of an OCI layout.
+    def save(self, name: str, platform: str, path: Path) -> None:
+        """Write an image of a platform as an archive of an OCI layout.
 
         Raises:
             ToolError: there is no such image, or it failed otherwise.
         """
-        done = self._run(save_arguments(self.name, name, path), SAVE_SECONDS)
+        done = self._run(save_arguments(self.name, name, platform, path), SAVE_SECONDS)
         self._expect_well(done, f"save {name}", hint="sdctl image build")
 
     def _run(self, arguments: Sequence[str], timeout_seconds: float) -> Finished:

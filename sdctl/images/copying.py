@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from threading import Lock
@@ -28,6 +28,7 @@ _MAX_MANIFESTS: Final = 200
 _RETRY_SECONDS: Final = 1.0
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class StoppedError(Exception):
@@ -150,12 +151,14 @@ def copy_all(
     return [Copied(one.copy.target, one.copy.tag, one.top.digest, id(one) in new) for one in trees]
 
 
-def _in_parallel(work: Callable[[T], object], items: Sequence[T], workers: int, stop: Flag) -> list:  # type: ignore[type-arg]
+def _in_parallel(work: Callable[[T], R], items: Sequence[T], workers: int, stop: Flag) -> list[R]:
     """Do all, in parallel, and return the results in order; the first error ends the others soon."""
     with ThreadPoolExecutor(max_workers=max(1, min(workers, len(items)))) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
-            return [future.result() for future in _failed_first(futures)]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            _raise_first(done)
+            return [future.result() for future in futures]
         except BaseException:
             stop.set()
             for future in futures:
@@ -163,16 +166,12 @@ def _in_parallel(work: Callable[[T], object], items: Sequence[T], workers: int, 
             raise
 
 
-def _failed_first(futures: Sequence) -> Sequence:  # type: ignore[type-arg]
-    """Wait until all are done or one has failed; an error that is not a mere stop is raised first."""
-    from concurrent.futures import FIRST_EXCEPTION, wait
-
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+def _raise_first(done: Iterable[Future[R]]) -> None:
+    """Raise the error that ended the others, and not that they were stopped."""
     for future in done:
         error = future.exception()
         if error is not None and not isinstance(error, StoppedError):
             raise error
-    return futures
 
 
 def _read_tree(copy: Copy, stop: Flag) -> _Tree:
@@ -241,7 +240,10 @@ class _Sender:
                 target.send_blob(blob.descriptor, content)
             except SdctlError as error:
                 content.take_back()
-                is_passing = isinstance(error, OciError) and (error.status in (0, 429) or error.status >= 500)
+                # 401: a token ran out between the beginning of an upload and the upload.
+                is_passing = isinstance(error, OciError) and (
+                    error.status in (0, 401, 429) or error.status >= 500
+                )
                 if attempt == ATTEMPTS or not is_passing or content.is_bad:
                     raise
                 self._clock.sleep(_RETRY_SECONDS * 2 ** (attempt - 1))

@@ -222,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _finish(self, repository: str, digest: str, fault: Fault | None) -> None:
         if fault is not None and fault.cut_after_bytes is not None:
-            self.rfile.read(fault.cut_after_bytes)
+            self.rfile.read(min(fault.cut_after_bytes, int(self.headers["Content-Length"])))
             self.close_connection = True
             # Nothing is said any more, not even that it ends.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
