@@ -13,12 +13,12 @@ import typer
 from sdctl.cli import access, context, output
 from sdctl.cli.progress import Progress, progress
 from sdctl.deployments import Deployment, home
-from sdctl.errors import RemoteError
+from sdctl.errors import AwsError, RemoteError, UsageError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
     from sdctl.clients.cloudformation import ResourceChange
-    from sdctl.config.load import Loaded
+    from sdctl.config.load import Loaded, Overrides
     from sdctl.config.model import Config
     from sdctl.deploy.preview import Preview
     from sdctl.deploy.steps import Event, Plan
@@ -71,6 +71,10 @@ def deploy(
     skip_doctor: Annotated[
         bool, typer.Option("--skip-doctor", help="AWS: do not look at quotas, names and permissions first.")
     ] = False,
+    build_snapshot: Annotated[
+        bool,
+        typer.Option("--with-snapshot", help="AWS: nodes start from a snapshot of the images, built first."),
+    ] = False,
 ) -> None:
     """Deploy what sdctl.yaml describes, or the guide's defaults where there is none."""
     from sdctl.config.load import Overrides, load_config
@@ -80,6 +84,8 @@ def deploy(
     loaded = load_config(options.config, overrides, context.environment())
     for warning in loaded.warnings:
         output.warn(warning)
+    if build_snapshot:
+        loaded = _with_snapshot(loaded, overrides, only_look=plan or dry_run)
     if dry_run:
         _write_config(loaded)
     if plan or dry_run:
@@ -95,7 +101,7 @@ def deploy(
     }  # fmt: skip
     output.result(document, lambda: output.pairs(deployment.outputs))
     if deployment.target != _LOCAL:
-        output.note("Next: sdctl verify draws a first picture, sdctl kubeconfig gives access to the cluster")
+        _tell_next(loaded.config, deployment)
         return
     output.note('Next: sdctl submit t2i "A dog" --wait --download out')
 
@@ -141,6 +147,10 @@ def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
         _examine(config)
     output.note(f"reading what there is in {aws.region}…")
     observed = observe(aws, config, target=_AWS, environment=env)
+    if any(runtime.snapshot_id for runtime in config.runtimes):
+        from sdctl.cli.deploy_snapshot import warn_of_moved
+
+        warn_of_moved(config, aws, observed.image_digests)
     found = _previewed(aws, plan_deploy(config, observed, target=_AWS), observed.outputs)
     outputs: Mapping[str, Mapping[str, str]] = observed.outputs
     if found.plan.changes:
@@ -165,6 +175,34 @@ def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
     )  # fmt: skip
     context.deployments().record(deployment)
     return deployment
+
+
+def _tell_next(config: Config, deployment: Deployment) -> None:
+    """Name the commands to try next: where a runtime's model is missing, the one that brings it."""
+    from sdctl.clients.s3 import S3
+    from sdctl.models.identify import CHECKPOINT_FOLDER
+    from sdctl.models.names import bring_command
+
+    wanted = {runtime.checkpoint: runtime.name for runtime in config.runtimes if runtime.checkpoint}
+    try:
+        found = set(
+            S3(access.aws(deployment)).keys(deployment.outputs["ModelBucket"], f"{CHECKPOINT_FOLDER}/")
+        )
+    except AwsError as error:
+        output.warn(f"{error.message}: are the models of {', '.join(wanted.values())} there?")
+    else:
+        for name, runtime in wanted.items():
+            if f"{CHECKPOINT_FOLDER}/{name}" not in found:
+                output.note(f"Next: {bring_command(name)} (the runtime {runtime} waits for it)")
+    output.note("Next: sdctl verify draws a first picture, sdctl kubeconfig gives access to the cluster")
+
+
+def _with_snapshot(loaded: Loaded, overrides: Overrides, *, only_look: bool) -> Loaded:
+    if context.current().target == _LOCAL:
+        raise UsageError("--with-snapshot: the local target has no nodes", hint="leave it out")
+    from sdctl.cli.deploy_snapshot import with_snapshot
+
+    return with_snapshot(loaded, overrides, _session(loaded), only_look=only_look)
 
 
 def _session(loaded: Loaded) -> Aws:

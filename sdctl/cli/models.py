@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,6 @@ _Bucket = Annotated[
     str | None, typer.Option("--bucket", "-b", metavar="NAME", help="Another bucket than the deployment's.")
 ]
 _Replace = Annotated[bool, typer.Option("--replace", help="Put it in place of another file of its name.")]
-_BASE_MODEL: Final = "v1-5-pruned-emaonly.safetensors"
 
 
 @app.callback()
@@ -163,6 +162,7 @@ def list_models(bucket: _Bucket = None) -> None:
     """List the models: kind, base model, size, hash, date, and the runtimes that use them."""
     from sdctl.cli.models_place import checkpoints, human_bytes
     from sdctl.models.library import Library, missing_checkpoints, users_of
+    from sdctl.models.names import bring_command
 
     place = _place(bucket)
     entries = Library(place.objects).models()
@@ -190,13 +190,6 @@ def list_models(bucket: _Bucket = None) -> None:
         return  # the built-in runtime reads no model
     for name, runtimes in missing.items():
         output.note(f"{', '.join(runtimes)} needs {name}, which is not there: {bring_command(name)}")
-
-
-def bring_command(name: str) -> str:
-    """Return the one command that brings a missing checkpoint."""
-    if name == _BASE_MODEL:
-        return f"sdctl models upload hf:stable-diffusion-v1-5/stable-diffusion-v1-5/{name}"
-    return f"sdctl models upload {name} --to Stable-diffusion"
 
 
 @app.command()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
 
+from sdctl import contract
 from sdctl.cli import access, context, output
 from sdctl.cli.lazy import Entry, lazy_group
 from sdctl.cli.submit_options import (
@@ -29,10 +30,10 @@ from sdctl.cli.submit_options import (
     read_text,
     with_common,
 )
-from sdctl.errors import UsageError
+from sdctl.errors import ApiError, UsageError
 from sdctl.tasks import bodies
 from sdctl.tasks.answers import Submitted
-from sdctl.tasks.api import TaskApi
+from sdctl.tasks.api import V1ALPHA2, TaskApi
 
 _MODULE = "sdctl.cli.submit"
 # How long a task that was published to the topic may be unknown: until an agent takes it, which
@@ -188,7 +189,7 @@ def raw(common: Common, file: Annotated[str, typer.Argument(help="The body as JS
         _finish(common, publish(access.aws(deployment), deployment.outputs, body, version), None)
         return
     api = access.task_api()
-    submitted = api.submit(body, version)
+    submitted = _send(api, body, version)
     if not submitted.runtime:
         # v1alpha1 answers without the runtime, which our own result has.
         from dataclasses import replace
@@ -226,7 +227,21 @@ def _submit(
         deployment = context.require_deployment()
         _finish(common, publish(access.aws(deployment), deployment.outputs, body), api)
     else:
-        _finish(common, client().submit(body), api)
+        _finish(common, _send(client(), body), api)
+
+
+def _send(api: TaskApi, body: Mapping[str, Any], version: str = V1ALPHA2) -> Submitted:
+    """Submit; where the model asked for is unknown, the hint is how it gets known."""
+    try:
+        return api.submit(body, version)
+    except ApiError as error:
+        # Only a body that was understood is answered so.
+        if version == V1ALPHA2 and "unknown checkpoint" in error.message:
+            from sdctl.models.names import bring_command
+
+            name = contract.requested_checkpoint(body["task"]["content"])
+            error.hint = f"{bring_command(name)}; a runtime takes others than its own with dynamicModel: true"
+        raise
 
 
 def _finish(common: Common, submitted: Submitted, api: TaskApi | None) -> None:

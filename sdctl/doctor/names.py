@@ -10,6 +10,7 @@ from sdctl.config.model import Config, RuntimeConfig
 from sdctl.doctor.check import Check, Topic
 from sdctl.doctor.facts import NOT_READ, AwsFacts
 from sdctl.doctor.needs import MODELS_FOLDER, bucket_names, stack_names
+from sdctl.models.names import bring_command
 from sdctl.reads import Unknown
 from sdctl.render.cluster import cluster_log_groups
 
@@ -113,10 +114,10 @@ def _model_bucket(config: Config, name: str, facts: AwsFacts) -> Check:
 def _model_files(config: Config, bucket: str, facts: AwsFacts) -> Check:
     wanted = [runtime.checkpoint for runtime in config.runtimes if runtime.checkpoint]
     region = facts.buckets.get(bucket, NOT_READ)
-    fix = f"sdctl models upload {wanted[0]} --to {MODELS_FOLDER.rstrip('/')}"
     if region is None:
         return MODELS.warn(
-            f"{bucket} does not exist yet, nor does {', '.join(wanted)} in it", f"after the deploy: {fix}"
+            f"{bucket} does not exist yet, nor does {', '.join(wanted)} in it",
+            f"after the deploy: {_bring_all(wanted)}",
         )
     if isinstance(facts.model_files, Unknown):
         return MODELS.unknown(facts.model_files)
@@ -125,9 +126,13 @@ def _model_files(config: Config, bucket: str, facts: AwsFacts) -> Check:
         # No failure: an interrupted first deploy has just made the bucket, and must be able to go on.
         return MODELS.warn(
             f"{bucket} lacks {', '.join(f'{MODELS_FOLDER}{name}' for name in missing)}",
-            f"sdctl models upload {missing[0]} --to {MODELS_FOLDER.rstrip('/')}",
+            _bring_all(missing),
         )
     return MODELS.ok(f"{', '.join(wanted)} in {bucket}")
+
+
+def _bring_all(names: list[str]) -> str:
+    return "; ".join(bring_command(name) for name in names)
 
 
 def _snapshot(runtime: RuntimeConfig, facts: AwsFacts) -> Check:

@@ -11,13 +11,14 @@ from sdctl.clients.ec2 import ON_DEMAND, SPOT
 from sdctl.clients.quotas import Quota
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.deploy.planner import bucket_name
+from sdctl.models.identify import CHECKPOINT_FOLDER
 from sdctl.versions import BOTTLEROCKET_VERSION
 
 # What the chart takes where neither the configuration nor its values file says otherwise.
 DEFAULT_INSTANCE_TYPES: Final = ("g5.2xlarge", "g6.2xlarge")
 DEFAULT_MAX_REPLICAS: Final = 20
 # Where the guide keeps checkpoints in the model bucket.
-MODELS_FOLDER: Final = "Stable-diffusion/"
+MODELS_FOLDER: Final = f"{CHECKPOINT_FOLDER}/"
 # Roles that AWS services make for themselves, by the service's name for `create-service-linked-role`.
 SERVICE_ROLES: Final = {
     "eks.amazonaws.com": "AWSServiceRoleForAmazonEKS",

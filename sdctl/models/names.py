@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
+from shlex import quote
 from typing import Final
 
+from sdctl.contract import DEFAULT_CHECKPOINT
 from sdctl.errors import UsageError
 from sdctl.models.head import PICKLE, SAFETENSORS, BadModelError
-from sdctl.models.identify import FOLDERS
+from sdctl.models.identify import CHECKPOINT_FOLDER, FOLDERS
 
 MODEL_SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 # What lies beside models and is none: recipes and descriptions, and formats that are not examined.
@@ -15,6 +17,8 @@ OTHER_SUFFIXES: Final = (".yaml", ".yml", ".json", ".txt", ".gguf", ".onnx")
 _MAX_NAME_BYTES: Final = 200
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 _MAX_KEY_BYTES: Final = 1024
+# Where the guide's default comes from: https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5
+_DEFAULT_SOURCE: Final = "hf:stable-diffusion-v1-5/stable-diffusion-v1-5"
 _BY_LOWER_NAME: Final = {name.lower(): name for name in FOLDERS}
 
 
@@ -70,3 +74,10 @@ def with_suffix(name: str, format_: str) -> str:
     if suffix in (*MODEL_SUFFIXES, ".sft"):
         return name
     return name + {SAFETENSORS: ".safetensors", PICKLE: ".ckpt"}[format_]
+
+
+def bring_command(checkpoint: str) -> str:
+    """Return the one command that brings a missing checkpoint."""
+    if checkpoint == DEFAULT_CHECKPOINT:
+        return f"sdctl models upload {_DEFAULT_SOURCE}/{checkpoint}"
+    return f"sdctl models upload {quote(checkpoint)} --to {CHECKPOINT_FOLDER}"

@@ -29,6 +29,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def deployed(world: World) -> World:
     ran = succeeded(world.run("deploy", "--yes"))
     assert "model-files" in ran.stderr  # doctor has looked, and its one warning does not stop a deploy
+    assert "Next: sdctl models upload hf:" in ran.stderr
     return world
 
 

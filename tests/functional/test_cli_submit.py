@@ -12,7 +12,7 @@ import pytest
 
 from sdctl.deployments import Deployment, Deployments
 from support.cli import Ran, run
-from support.task_api_server import KEY, TaskApiServer, png, running_server
+from support.task_api_server import KEY, TaskApiServer, failure, png, running_server
 
 TASK_FIELDS = {
     "id", "runtime", "tasktype", "status", "progress", "attempts", "submitted_at", "started_at",
@@ -234,6 +234,15 @@ def test_all_problems_of_a_task_are_printed(server: TaskApiServer) -> None:
     assert message["code"] == "invalid_task"
     for path in ("metadata/runtime", "metadata/prefix", "metadata/id"):
         assert path in message["message"]
+
+
+def test_a_model_that_is_not_there_is_answered_with_the_command_that_brings_it(server: TaskApiServer) -> None:
+    refusal = 'task/content/override_settings/sd_model_checkpoint: unknown checkpoint "my xl.safetensors"'
+    server.answers.append(lambda handler: handler.reply(400, failure("invalid_task", refusal)))
+    ran = run("submit", "t2i", "A dog", "--checkpoint", "my xl.safetensors")
+    assert ran.code == 5
+    assert "Hint: sdctl models upload 'my xl.safetensors' --to Stable-diffusion; " in ran.stderr
+    assert "dynamicModel: true" in ran.stderr
 
 
 def test_the_same_id_again_is_a_replay_and_with_other_content_a_conflict(server: TaskApiServer) -> None:

@@ -41,7 +41,7 @@ ALLOWED = {
         "iam", "render", "config", "clients", "polling", "prices", "assets", "versions",
     } | FOUNDATION,
     "images": {"render", "config", "clients", "polling", "releases", "versions", "assets"} | FOUNDATION,
-    "doctor": {"deploy", "render", "config", "clients", "local", "reads", "versions"} | FOUNDATION,
+    "doctor": {"deploy", "models", "render", "config", "clients", "local", "reads", "versions"} | FOUNDATION,
     "status": {"deploy", "render", "clients", "inventory", "prices", "reads"} | FOUNDATION,
     "local": {
         "deploy", "render", "config", "clients", "polling", "assets", "task_record", "deployments",

@@ -179,7 +179,9 @@ def test_a_model_bucket_that_deploy_makes_is_fine_and_its_models_come_later() ->
     checks = judged(facts=healthy(buckets=buckets, model_files=Unknown("no such bucket")))
     assert checks["model-bucket"].result == "pass"
     assert checks["model-files"].result == "warn"
-    assert "after the deploy: sdctl models upload" in checks["model-files"].fix
+    assert checks["model-files"].fix.startswith(
+        "after the deploy: sdctl models upload hf:stable-diffusion-v1-5/"
+    )
 
 
 def test_each_model_that_a_runtime_starts_with_must_be_in_its_folder() -> None:
