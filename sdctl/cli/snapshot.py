@@ -256,13 +256,13 @@ def _agree_to_fast_restore(wishes: Wishes) -> None:
 
 
 def _price(aws: Aws) -> Price | None:
-    """Return what a GiB costs a month, or None where the price list may not be read."""
+    """Return what a GiB costs a month, or None where the price list cannot be read."""
     from sdctl.clients.pricing import Pricing
     from sdctl.prices import SNAPSHOT
 
     try:
         return Pricing(aws).product(SNAPSHOT)
-    except AwsError as error:
+    except (AwsError, NotFoundError) as error:
         output.warn(f"what they cost is not known: {error.message}")
         return None
 

@@ -1,0 +1,215 @@
+"""The snapshot commands as they are typed, against moto and a registry over real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fakes.oci_registry import CONFIG, INDEX, LAYER, MANIFEST, OciRegistry, oci_registry
+from fakes.snapshot_guest import Guests, account_with_guests
+from sdctl.cli import snapshot as commands
+from sdctl.clients.aws import Aws, AwsAccess
+from sdctl.clients.ebs import Ebs
+from sdctl.clients.oci_http import OciHttp
+from sdctl.clients.pricing import Pricing
+from sdctl.errors import AwsError, NotFoundError
+from sdctl.polling import Clock
+from sdctl.prices import SNAPSHOT, Price
+from sdctl.snapshots.building import Around
+from sdctl.snapshots.images import digests, examine
+from sdctl.snapshots.listing import moved
+from sdctl.snapshots.owner import Owner
+from sdctl.versions import BOTTLEROCKET_VERSION
+from support.cli import run
+
+REGION = "us-west-2"
+
+
+def put(registry: OciRegistry, repository: str, tag: str, *platforms: str, layer: bytes = b"layer") -> str:
+    """Store an image for some platforms, and something that is no image, as attestations are."""
+    children = []
+    for name in (*platforms, "unknown"):
+        content = json.dumps({"os": "linux", "architecture": name}).encode()
+        document = {
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, **registry.put_blob(repository, content)},
+            "layers": [{"mediaType": LAYER, **registry.put_blob(repository, layer + name.encode())}],
+        }  # fmt: skip
+        platform = {"os": "linux" if name != "unknown" else "unknown", "architecture": name}
+        children.append(
+            {**registry.put_manifest(repository, document, f"{tag}-{name}"), "platform": platform}
+        )
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": children}
+    return str(registry.put_manifest(repository, index, tag)["digest"])
+
+
+@pytest.fixture
+def registry() -> Iterator[OciRegistry]:
+    with oci_registry() as found:
+        yield found
+
+
+@pytest.fixture
+def guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guests]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    seconds = [0.0]
+
+    def sleep(wanted: float) -> None:
+        seconds[0] += wanted
+
+    clock = Clock(lambda: seconds[0], sleep, lambda low, high: high)
+    report = commands.output.note
+    monkeypatch.setattr(commands, "_around", lambda aws: Around(aws, report, Owner.this_process(), clock))
+    price = Price(0.05, "USD", "gib-month")
+    monkeypatch.setattr(Pricing, "product", lambda self, name: price if name == SNAPSHOT else None)
+    with account_with_guests(tmp_path / "guests", monkeypatch) as found:
+        image = session().client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+        name = f"/aws/service/bottlerocket/aws-k8s-1.36/x86_64/{BOTTLEROCKET_VERSION}/image_id"
+        found.parameters[name] = image
+        yield found
+
+
+def session() -> Aws:
+    return Aws(AwsAccess(REGION, access_key="testing", secret_key="testing"))
+
+
+def configuration(registry: OciRegistry, snapshot_id: str = "") -> None:
+    """Write a configuration whose images lie in the registry."""
+    volume = f"{{dataVolume: {{snapshotID: {snapshot_id}}}}}" if snapshot_id else "{}"
+    Path("sdctl.yaml").write_text(
+        f"""stackName: farm
+kubernetesVersion: "1.36"
+modelsRuntime:
+  - name: sdruntime
+    type: sdwebui
+    extraValues:
+      karpenter: {{nodeTemplate: {volume}}}
+      runtime:
+        inferenceApi: {{image: {{repository: "{registry.host}/server", tag: "1"}}}}
+        queueAgent: {{image: {{repository: "{registry.host}/agent", tag: "1"}}}}
+"""
+    )
+
+
+def test_what_the_configuration_uses_is_built_listed_and_deleted(
+    guests: Guests, registry: OciRegistry
+) -> None:
+    server, agent = put(registry, "server", "1", "amd64", "arm64"), put(registry, "agent", "1", "amd64")
+    configuration(registry)
+    built = run("snapshot", "build", "-o", "json")
+    assert built.code == 0, built.stderr
+    assert {one["digest"] for one in built.document["images"]} == {server, agent}
+    snapshot_id = built.document["snapshot_id"]
+    again = run("snapshot", "build", "-q")
+    assert again.stdout == f"{snapshot_id}\n"
+
+    [row] = run("snapshot", "list", "-o", "json").document["snapshots"]
+    assert (row["id"], row["state"], row["used_by"]) == (snapshot_id, "completed", [])
+    assert row["monthly_cost_at_most"] == pytest.approx(row["size_gib"] * 0.05)
+    assert row["images"][0] == {"name": f"{registry.host}/server:1", "digest": server}
+    assert snapshot_id in run("snapshot", "list").stdout
+
+    configuration(registry, snapshot_id)
+    [row] = run("snapshot", "list", "-o", "json").document["snapshots"]
+    assert row["used_by"] == ["sdruntime"]
+    refused = run("snapshot", "delete", snapshot_id, "-y", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (8, "conflict")
+    configuration(registry)
+    assert run("snapshot", "delete", snapshot_id).code == 2
+    assert run("snapshot", "delete", snapshot_id, "-y").code == 0
+    assert Ebs(session()).find({"sdctl:stack": "farm"}) == []
+
+
+def test_an_image_that_has_moved_is_told(guests: Guests, registry: OciRegistry) -> None:
+    for name in ("server", "agent"):
+        put(registry, name, "1", "amd64")
+    configuration(registry)
+    assert run("snapshot", "build", "-q").code == 0
+    [row] = run("snapshot", "list", "--check", "-o", "json").document["snapshots"]
+    assert row["moved"] == []
+    put(registry, "server", "1", "amd64", layer=b"newer")
+    ran = run("snapshot", "list", "--check", "-o", "json")
+    [row] = ran.document["snapshots"]
+    assert row["moved"] == [f"{registry.host}/server:1"]
+
+
+def test_fast_restore_is_not_bought_without_a_yes(guests: Guests, registry: OciRegistry) -> None:
+    put(registry, "server", "1", "amd64")
+    words = ("snapshot", "build", f"{registry.host}/server:1", "--fast-restore", "us-west-2a")
+    configuration(registry)
+    refused = run(*words)
+    assert (refused.code, guests.fast_restore) == (2, [])
+    allowed = run(*words, "-y")
+    assert allowed.code == 0, allowed.stderr
+    assert [one["zones"] for one in guests.fast_restore] == [["us-west-2a"]]
+    assert "billed by the hour" in allowed.stdout
+
+
+def test_a_snapshot_of_somebody_elses_is_not_deleted(guests: Guests, registry: OciRegistry) -> None:
+    configuration(registry)
+    ec2 = session().client("ec2")
+    volume = ec2.create_volume(AvailabilityZone="us-west-2a", Size=1)["VolumeId"]
+    other = ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    ran = run("snapshot", "delete", other, "-y", "-o", "json")
+    assert (ran.code, ran.error["code"]) == (4, "not_found")
+    assert Ebs(session()).get(other).state == "completed"
+    assert run("snapshot", "delete", "-y").code == 2
+    assert run("snapshot", "delete", "--leftovers").stdout == "0 leftovers removed\n"
+
+
+def test_the_local_target_says_that_it_has_no_nodes(guests: Guests, registry: OciRegistry) -> None:
+    for words in (("list",), ("build", "r.io/a:1"), ("delete", "snap-1")):
+        ran = run("snapshot", *words, "--target", "local", "-o", "json")
+        assert (ran.code, ran.error["code"]) == (5, "no_nodes")
+
+
+def test_images_are_examined_for_the_platform_that_is_asked_for(registry: OciRegistry) -> None:
+    digest = put(registry, "server", "1", "amd64", "arm64")
+    reference = f"{registry.host}/server:1"
+    [arm] = examine([reference], "arm64", OciHttp)
+    [x86] = examine([reference], "x86_64", OciHttp)
+    assert arm.digest == x86.digest == digest
+    assert arm.layers.keys() != x86.layers.keys()
+    assert len(arm.layers) == 2
+    put(registry, "server", "2", "amd64")
+    with pytest.raises(NotFoundError, match=r"not there for linux/arm64, but for .*linux/amd64"):
+        examine([f"{registry.host}/server:2"], "arm64", OciHttp)
+
+
+def test_an_image_without_an_index_is_judged_by_its_configuration(registry: OciRegistry) -> None:
+    put(registry, "server", "1", "arm64")
+    reference = f"{registry.host}/server:1-arm64"
+    [found] = examine([reference], "arm64", OciHttp)
+    assert found.tag == "1-arm64"
+    with pytest.raises(NotFoundError, match="is for arm64, not for amd64"):
+        examine([reference], "x86_64", OciHttp)
+
+
+def test_an_image_that_is_gone_has_no_digest(registry: OciRegistry) -> None:
+    digest = put(registry, "server", "1", "amd64")
+    known, gone = f"{registry.host}/server:1", f"{registry.host}/server:9"
+    assert digests([known, gone], OciHttp) == {known: digest, gone: ""}
+    assert moved({known: digest, gone: "sha256:1", f"{registry.host}/server@{digest}": digest}, OciHttp) == [
+        gone
+    ]
+
+
+def test_a_price_that_cannot_be_read_hides_nothing(
+    guests: Guests, registry: OciRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(registry, "server", "1", "amd64")
+    configuration(registry)
+    assert run("snapshot", "build", f"{registry.host}/server:1", "-q").code == 0
+
+    def refuse(self: Pricing, name: str) -> None:
+        raise AwsError("could not read the price", aws_code="AccessDenied")
+
+    monkeypatch.setattr(Pricing, "product", refuse)
+    ran = run("snapshot", "list")
+    assert ran.code == 0
+    assert "unknown" in ran.stdout
+    assert "not known: could not read the price" in ran.stderr
