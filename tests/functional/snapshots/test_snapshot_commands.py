@@ -10,12 +10,15 @@ import pytest
 
 from fakes.oci_registry import CONFIG, INDEX, LAYER, MANIFEST, OciRegistry, oci_registry
 from fakes.snapshot_guest import Guests, account_with_guests
+from sdctl.cli import context
 from sdctl.cli import snapshot as commands
+from sdctl.cli.deploy_snapshot import warn_of_moved, with_snapshot
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.ebs import Ebs
 from sdctl.clients.oci_http import OciHttp
 from sdctl.clients.pricing import Pricing
-from sdctl.errors import AwsError, NotFoundError
+from sdctl.config.load import Loaded, Overrides, load_config
+from sdctl.errors import AwsError, NotFoundError, UsageError
 from sdctl.polling import Clock
 from sdctl.prices import SNAPSHOT, Price
 from sdctl.snapshots.building import Around
@@ -71,6 +74,7 @@ def guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guests]:
         name = f"/aws/service/bottlerocket/aws-k8s-1.36/x86_64/{BOTTLEROCKET_VERSION}/image_id"
         found.parameters[name] = image
         yield found
+    context.reset(context.Options())
 
 
 def session() -> Aws:
@@ -213,3 +217,56 @@ def test_a_price_that_cannot_be_read_hides_nothing(
     assert ran.code == 0
     assert "unknown" in ran.stdout
     assert "not known: could not read the price" in ran.stderr
+
+
+def loaded_with(snapshot: str | None = None) -> tuple[Loaded, Overrides]:
+    overrides = Overrides(snapshot=snapshot)
+    return load_config(None, overrides, {}), overrides
+
+
+def test_a_deploy_with_a_snapshot_builds_one_first_and_takes_it_the_next_time(
+    guests: Guests, registry: OciRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("server", "agent"):
+        put(registry, name, "1", "amd64")
+    configuration(registry)
+    planned = with_snapshot(*loaded_with(), session(), only_look=True)
+    assert planned.config.runtimes[0].snapshot_id == ""
+    assert "would be built first" in capsys.readouterr().err
+    with pytest.raises(UsageError):
+        with_snapshot(*loaded_with(), session(), only_look=False)  # it asks, and nobody is there
+    assert guests.sent == []
+
+    context.reset(context.Options(yes=True))
+    first = with_snapshot(*loaded_with(), session(), only_look=False).config.runtimes[0]
+    assert first.snapshot_id.startswith("snap-")
+    guests.sent.clear()
+    second = with_snapshot(*loaded_with(), session(), only_look=False).config.runtimes[0]
+    assert (second.snapshot_id, guests.sent) == (first.snapshot_id, [])
+    with pytest.raises(UsageError, match="sdruntime has a snapshotID already"):
+        with_snapshot(*loaded_with(first.snapshot_id), session(), only_look=False)
+
+
+def test_a_deploy_warns_where_an_image_is_not_on_the_snapshot_as_it_is_today(
+    guests: Guests, registry: OciRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("server", "agent"):
+        put(registry, name, "1", "amd64")
+    configuration(registry)
+    snapshot_id = run("snapshot", "build", "-q").stdout.strip()
+    loaded, _ = loaded_with(snapshot_id)
+    warn_of_moved(loaded.config, session(), {})
+    assert "not on" not in capsys.readouterr().err
+    put(registry, "agent", "1", "amd64", layer=b"newer")
+    warn_of_moved(loaded.config, session(), {})
+    told = capsys.readouterr().err
+    assert f"{registry.host}/agent:1 is not on {snapshot_id} as it is today" in told
+    assert "server" not in told
+    Ebs(session()).delete(snapshot_id)
+    warn_of_moved(loaded.config, session(), {})
+    assert "is not known" in capsys.readouterr().err
+
+
+def test_a_local_deploy_refuses_a_snapshot(guests: Guests) -> None:
+    ran = run("deploy", "--with-snapshot", "--target", "local", "-o", "json")
+    assert (ran.code, ran.error["code"]) == (2, "usage")
