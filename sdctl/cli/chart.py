@@ -71,7 +71,7 @@ def push(
         packed = read_archive(archive)
     target = Reference.parse(f"{to.rstrip('/')}/{packed.about['name']}:{packed.tag}")
     if is_ecr(target.host):
-        Ecr(access.session()).ensure(target.repository)
+        Ecr(access.session(), target.host).ensure(target.repository)
     with Hosts(
         lambda host: ecr_login(access.session(), host) if is_ecr(host) else None, context.environment()
     ) as hosts:

@@ -77,6 +77,9 @@ def push(
             "--to", metavar="REGISTRY", help="HOST or HOST/PATH; imageRegistry, else the account's ECR."
         ),
     ] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", help="Another than sdctl's version, as the chart asks for.")
+    ] = None,
     builder: _Builder = None,
 ) -> None:
     """Push the queue agent's image: into ECR, whose repository is made, unless another registry is named.
@@ -90,7 +93,7 @@ def push(
 
     program = find_builder(context.environment(), builder)
     loaded = _loaded()
-    target = _agent_image(loaded, to)
+    target = _agent_image(loaded, to, tag)
     with tempfile.TemporaryDirectory(prefix="sdctl-image-") as folder:
         archives = {}
         for number, platform in enumerate(_chosen(platforms)):
@@ -105,6 +108,8 @@ def push(
         "image": str(target), "digest": copied.digest, "action": "pushed" if copied.is_new else "present",
     }  # fmt: skip
     output.result(document, f"{document['action']} {target}\n{copied.digest}")
+    if tag is not None:
+        output.note(f"runtime.queueAgent.image.tag: {tag} in extraValues of a runtime uses it")
 
 
 @app.command()
@@ -208,17 +213,18 @@ def _local_name(platform: str) -> str:
 
 
 def _account_registry() -> str:
-    from sdctl.clients.ecr import Ecr
+    from sdctl.clients.ecr import own_registry
 
-    return Ecr(access.session()).host
+    return own_registry(access.session())
 
 
-def _agent_image(loaded: Loaded, registry: str | None) -> Reference:
-    from sdctl.images.needed import agent_image
+def _agent_image(loaded: Loaded, registry: str | None, tag: str | None = None) -> Reference:
+    from sdctl.images.needed import AGENT_TAG, agent_image
 
     if registry is not None:
         _check_registry(registry)
-    return agent_image(registry or loaded.config.image_registry or _account_registry())
+    found = registry or loaded.config.image_registry or _account_registry()
+    return agent_image(found, AGENT_TAG if tag is None else tag)
 
 
 def _check_registry(registry: str) -> None:
@@ -246,7 +252,9 @@ def _ensure(loaded: Loaded) -> Callable[[str, str, bool], None]:
     key = loaded.config.kms_key_arn or ""
 
     def ensure(host: str, name: str, is_mutable: bool) -> None:
-        if is_ecr(host) and Ecr(access.session()).ensure(name, is_mutable=is_mutable, kms_key_arn=key):
+        if not is_ecr(host):
+            return
+        if Ecr(access.session(), host).ensure(name, is_mutable=is_mutable, kms_key_arn=key):
             output.note(f"made the repository {name}")
 
     return ensure

@@ -6,6 +6,7 @@ Scanned on push, encrypted, emptied of what no tag means, and with tags that sta
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Final
 
 from sdctl.clients.aws import Aws, aws_errors
@@ -27,18 +28,19 @@ _LIFECYCLE: Final = {
 }  # fmt: skip
 
 
+def own_registry(aws: Aws) -> str:
+    """Return the host of the account's registry in the session's region."""
+    suffix = "amazonaws.com.cn" if aws.region.startswith("cn-") else "amazonaws.com"
+    return f"{aws.account_id()}.dkr.ecr.{aws.region}.{suffix}"
+
+
 class Ecr:
-    """The repositories of the session's account and region."""
+    """The repositories of one registry of ECR."""
 
-    def __init__(self, aws: Aws) -> None:
-        """Use the session; the client is made on first use."""
-        self._aws = aws
-
-    @property
-    def host(self) -> str:
-        """The account's registry."""
-        suffix = "amazonaws.com.cn" if self._aws.region.startswith("cn-") else "amazonaws.com"
-        return f"{self._aws.account_id()}.dkr.ecr.{self._aws.region}.{suffix}"
+    def __init__(self, aws: Aws, host: str) -> None:
+        """Use the session's credentials in the registry's own region; `host` is one of ECR."""
+        self._account, _, _, region = host.split(".")[:4]
+        self._aws = aws if aws.region == region else Aws(replace(aws.access, region=region))
 
     def ensure(self, name: str, *, is_mutable: bool = False, kms_key_arn: str = "") -> bool:
         """Make a repository where there is none; one that is there stays as it is.
@@ -61,6 +63,7 @@ class Ecr:
         try:
             with aws_errors(f"create the repository {name}"):
                 client.create_repository(
+                    registryId=self._account,
                     repositoryName=name,
                     imageTagMutability="MUTABLE" if is_mutable else "IMMUTABLE",
                     imageScanningConfiguration={"scanOnPush": True},
@@ -70,5 +73,7 @@ class Ecr:
         except ConflictError:
             return False
         with aws_errors(f"set what the repository {name} forgets"):
-            client.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=json.dumps(_LIFECYCLE))
+            client.put_lifecycle_policy(
+                registryId=self._account, repositoryName=name, lifecyclePolicyText=json.dumps(_LIFECYCLE)
+            )
         return True

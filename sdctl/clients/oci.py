@@ -255,7 +255,8 @@ class Repository:
         ) as answer:  # fmt: skip
             if answer.status in (400, 409, 412) and b"IMMUTABLE" in (said := answer.beginning()).upper():
                 raise ConflictError(
-                    f"{self}:{asked} is another image, and its tags cannot be changed: {said!r}"
+                    f"{self}:{asked} is another image, and its tags cannot be changed: {_reason(said)}",
+                    hint="give this one another tag, or delete that one first",
                 )
             self._expect(answer, 201, action)
 

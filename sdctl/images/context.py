@@ -73,8 +73,10 @@ def requirements() -> list[str]:
     Raises:
         NotFoundError: neither tells them.
     """
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    if project.is_file():  # what an editable installation says of itself may be older
+    root = Path(__file__).resolve().parents[2]
+    if (root / "agent" / "Dockerfile").is_file():
+        # A checkout: what its editable installation says of itself may be older.
+        project = root / "pyproject.toml"
         extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
         return sorted({line for extra in _EXTRAS for line in extras[extra]})
     lines = [str(line).partition(";") for line in distribution("sdctl").requires or ()]

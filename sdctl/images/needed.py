@@ -52,9 +52,9 @@ def needed(config: Config) -> tuple[Needed, ...]:
     return tuple(reversed(unique.values()))
 
 
-def agent_image(registry: str) -> Reference:
+def agent_image(registry: str, tag: str = AGENT_TAG) -> Reference:
     """Name the queue agent's image in a registry, `host` or `host/prefix`, as the chart does."""
-    return Reference.parse(f"{registry}/{AGENT_REPOSITORY}:{AGENT_TAG}")
+    return Reference.parse(f"{registry}/{AGENT_REPOSITORY}:{tag}")
 
 
 def _third_party(path: str, source: str) -> Needed:

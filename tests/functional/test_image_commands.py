@@ -23,7 +23,8 @@ from sdctl.clients.oci import Reference
 from sdctl.config.load import Overrides, load_config
 from sdctl.images import needed as needed_module
 from sdctl.images.charts import fetch_chart
-from sdctl.images.mirror import with_registry
+from sdctl.images.mirror import Hosts, with_registry
+from sdctl.images.mirror import mirror as mirror_all
 from sdctl.images.needed import Needed, needed
 from sdctl.releases import Chart, Release
 from sdctl.render.charts import third_party_sources
@@ -32,6 +33,7 @@ from support.chart_registry import Served, chart_registry
 from support.cli import ROOT, run
 
 SMALL = Served(ROOT / "tests/support/charts/small")
+HOST = "123456789012.dkr.ecr.cn-northwest-1.amazonaws.com.cn"
 AGENT = f"mirror/sd-on-eks/queue-agent:{__version__}"
 
 
@@ -178,6 +180,7 @@ def test_a_repository_is_scanned_encrypted_immutable_and_forgets_what_has_no_tag
     aws = Aws(AwsAccess("cn-northwest-1"))
     with Stubber(aws.client("ecr")) as stub:
         made: dict[str, Any] = {
+            "registryId": "123456789012",
             "repositoryName": "sdctl/a", "imageTagMutability": "IMMUTABLE",
             "imageScanningConfiguration": {"scanOnPush": True},
             "encryptionConfiguration": {"encryptionType": "KMS", "kmsKey": "arn:key"},
@@ -195,11 +198,15 @@ def test_a_repository_is_scanned_encrypted_immutable_and_forgets_what_has_no_tag
         stub.add_response(
             "put_lifecycle_policy",
             {},
-            {"repositoryName": "sdctl/a", "lifecyclePolicyText": json.dumps(lifecycle)},
+            {
+                "registryId": "123456789012",
+                "repositoryName": "sdctl/a",
+                "lifecyclePolicyText": json.dumps(lifecycle),
+            },
         )
-        assert Ecr(aws).ensure("sdctl/a", kms_key_arn="arn:key") is True
+        assert Ecr(aws, HOST).ensure("sdctl/a", kms_key_arn="arn:key") is True
         stub.add_client_error("create_repository", "RepositoryAlreadyExistsException")
-        assert Ecr(aws).ensure("sdctl/a") is False
+        assert Ecr(aws, HOST).ensure("sdctl/a") is False
         stub.assert_no_pending_responses()
 
 
@@ -273,6 +280,41 @@ def test_mirror_brings_everything_and_configures_it(
     assert "image build" in done.stderr
     again = mirror(registry)
     assert {one["action"] for one in again.document["images"]} == {"present"}
+
+
+def test_repositories_are_made_before_and_only_what_has_no_version_may_change(
+    sources: OciRegistry, registry: OciRegistry, here: Path
+) -> None:
+    registry.repositories = set()
+    made: dict[str, bool] = {}
+
+    def ensure(name: str, is_mutable: bool) -> None:
+        made[name] = is_mutable
+        assert registry.repositories is not None
+        registry.repositories.add(name)
+
+    wanted = needed(load_config(here / "sdctl.yaml", Overrides(), {}).config)
+    with Hosts(lambda host: None, {}) as hosts:
+        mirror_all(wanted, f"{registry.host}/m", hosts, ensure=ensure, tell=lambda progress: None)
+    assert made == {
+        "m/karpenter/controller": False,
+        "m/kedacore/charts/small": False,
+        "m/bingjiao/sd-on-eks/sdwebui": True,
+    }
+
+
+def test_an_image_of_todays_tag_stays_when_the_tag_moves_on(
+    sources: OciRegistry, registry: OciRegistry, here: Path
+) -> None:
+    mirror(registry)
+    before = registry.manifests["mirror/bingjiao/sd-on-eks/sdwebui", "latest"][1]
+    sources.put_image("bingjiao/sd-on-eks/sdwebui", "latest", b"webui of tomorrow")
+    assert mirror(registry).code == 0
+    kept = {
+        tag: content for (name, tag), (_, content) in registry.manifests.items() if name.endswith("sdwebui")
+    }
+    assert kept["latest"] != before
+    assert before in [content for tag, content in kept.items() if tag.startswith("sha256-")]
 
 
 def test_an_interrupted_mirror_goes_on_and_configures_nothing_before_its_end(
