@@ -142,7 +142,7 @@ def mirror(
     wanted = needed(loaded.config)
     host, prefix = split_registry(registry)
     if plan:
-        rows = [{"source": one.source, "target": f"{host}/{prefix}{one.path}:{one.tag}"} for one in wanted]
+        rows = [{"source": one.full_source, "target": f"{host}/{prefix}{one.path}"} for one in wanted]
         output.result(
             {"registry": registry, "images": rows}, lambda: output.table(rows, ["source", "target"])
         )

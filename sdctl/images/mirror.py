@@ -11,7 +11,7 @@ from typing import Final
 from sdctl.clients.oci import Reference, Repository
 from sdctl.clients.oci_http import OciHttp
 from sdctl.clients.registries import RegistryLogin
-from sdctl.errors import ConfigError
+from sdctl.errors import ConfigError, NotFoundError
 from sdctl.images.charts import fetch_chart
 from sdctl.images.copying import Copy, Progress, copy_all
 from sdctl.images.needed import Needed
@@ -87,26 +87,27 @@ def mirror(
         ensure(prefix + path, is_mutable)
     charts = [_mirror_chart(one, hosts, host, prefix) for one in wanted if one.chart]
     images = [one for one in wanted if not one.chart]
-    copies: list[Copy] = []
-    for one in images:
-        origin = Reference.parse(one.source)
-        source, target = (
-            hosts.repository(origin.host, origin.repository),
-            hosts.repository(host, prefix + one.path),
-        )
-        digest = origin.digest or source.digest(origin.tag)
-        tags = [one.tag] if one.tag else []
-        # Where the tag moves on or there is none, what runs still has to be there.
-        tags += [] if one.tag and one.is_versioned else [pinned_tag(digest)] if digest else []
-        copies += [Copy(source, digest or origin.asked, target, tag) for tag in tags]
+    copies = [copy for one in images for copy in _copies(one, hosts, host, prefix)]
     copied = copy_all(copies, tell=tell)
-    sources = {
-        str(target): one.source for one in images for target in [hosts.repository(host, prefix + one.path)]
-    }
+    sources = {f"{host}/{prefix}{one.path}": one.source for one in images}
     return charts + [
         Mirrored(sources[str(one.target)], f"{one.target}:{one.tag}", one.digest, one.is_new)
         for one in copied
     ]
+
+
+def _copies(one: Needed, hosts: Hosts, host: str, prefix: str) -> list[Copy]:
+    """Plan the copy of an image, under each tag that it gets."""
+    origin = Reference.parse(one.source)
+    source = hosts.repository(origin.host, origin.repository)
+    digest = origin.digest or source.digest(origin.tag)
+    if not digest:
+        raise NotFoundError(f"there is no image {one.source}")
+    tags = [one.tag] if one.tag else []
+    if not one.tag or not one.is_versioned:
+        # Where the tag moves on, or there is none, what runs has to stay.
+        tags.append(pinned_tag(digest))
+    return [Copy(source, digest, hosts.repository(host, prefix + one.path), tag) for tag in tags]
 
 
 def _repositories(wanted: Iterable[Needed]) -> dict[str, bool]:
@@ -121,8 +122,7 @@ def _mirror_chart(one: Needed, hosts: Hosts, host: str, prefix: str) -> Mirrored
     target = hosts.repository(host, prefix + one.path)
     chart = fetch_chart(one.source, one.chart, one.tag, environment=hosts.environment)
     is_new = chart.push(target)
-    source = f"{one.source}#{one.chart}:{one.tag}"
-    return Mirrored(source, f"oci://{target}:{chart.tag}", target.digest(chart.tag), is_new)
+    return Mirrored(one.full_source, f"oci://{target}:{chart.tag}", target.digest(chart.tag), is_new)
 
 
 def with_registry(text: str, registry: str) -> str:

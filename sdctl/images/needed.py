@@ -34,6 +34,11 @@ class Needed:
     digest: str = ""
 
     @property
+    def full_source(self) -> str:
+        """Where it comes from, with a chart's name and version behind its repository."""
+        return f"{self.source}#{self.chart}:{self.tag}" if self.chart else self.source
+
+    @property
     def is_versioned(self) -> bool:
         """Tell whether its tag always means the same."""
         return self.tag != UNVERSIONED_TAG
