@@ -185,7 +185,7 @@ def delete(
                 hint="take its snapshotID out of the configuration and deploy, then delete it",
             )
     named = ", ".join(ids or ())
-    if ids and not output.confirm(f"Delete {named} in {aws.region}? Nodes that start from it could not."):
+    if ids and not output.confirm(f"Delete {named} in {aws.region}? Nodes cannot start from it any more."):
         raise typer.Exit(1)
     for name in ids or ():
         Ebs(aws).delete(name)

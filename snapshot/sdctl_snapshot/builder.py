@@ -206,9 +206,14 @@ def _instance(site: Site) -> Iterator[str]:
         site.report(f"launched the builder {started[0]}")
         yield started[0]
     finally:
-        # Asked for again: a launch whose answer was lost has made an instance too.
-        listed = {one.id for one in site.cloud.builders() if one.state and one.owner == site.owner}
-        _remove(site, sorted(listed.union(started)))
+        site.report("removing the builder")
+        try:
+            # Asked for again: a launch whose answer was lost has made an instance too.
+            listed = {one.id for one in site.cloud.builders() if one.state and one.owner == site.owner}
+            _remove(site, sorted(listed.union(started)))
+        except BaseException:
+            site.report("not all of the builder is gone: sdctl snapshot delete --leftovers removes the rest")
+            raise
 
 
 def _remove(site: Site, instance_ids: list[str]) -> None:

@@ -233,10 +233,12 @@ def test_an_interrupt_at_any_change_removes_what_was_made(guests: Guests) -> Non
     first_removal = calls.index("TerminateInstances") + 1
     for number in changes(calls):
         script.plan(number, kind=KeyboardInterrupt)
+        said: list[str] = []
         with pytest.raises(KeyboardInterrupt):
-            build(aws=script.aws)
+            build(aws=script.aws, said=said)
         script.plan(0)
         if number >= first_removal:
+            assert "--leftovers" in said[-1]
             # The removal itself was interrupted: --leftovers, or the next build, does the rest.
             remove_leftovers(CONFIG, around(script.aws))
         assert remains(script.aws) == NOTHING, calls[number - 1]
