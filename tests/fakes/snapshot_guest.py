@@ -23,6 +23,14 @@ from moto.ssm.exceptions import SSMException
 from moto.ssm.responses import SimpleSystemManagerResponse
 
 from sdctl.iam.targets import BUILDER_POLICIES
+from sdctl.versions import BOTTLEROCKET_VERSION
+
+# One of those that moto has; listing them takes a second.
+_IMAGE_ID = "ami-03cf127a"
+_PARAMETERS = {
+    f"/aws/service/bottlerocket/aws-k8s-1.36/{arch}/{BOTTLEROCKET_VERSION}/image_id": _IMAGE_ID
+    for arch in ("x86_64", "arm64")
+}
 
 _APICLIENT = r"""#!/bin/sh
 echo "$*" >> "$STATE/log"
@@ -71,7 +79,6 @@ class Guests:
     answers: list[dict[str, Any] | None] = field(default_factory=list)
     sent: list[list[str]] = field(default_factory=list)
     fast_restore: list[dict[str, Any]] = field(default_factory=list)
-    parameters: dict[str, str] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def state(self, instance_id: str) -> Path:
@@ -147,8 +154,8 @@ def account_with_guests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
     def parameter(self: Any) -> Any:
         name = self._get_param("Name")
-        if name in guests.parameters:
-            return ActionResult({"Parameter": {"Name": name, "Value": guests.parameters[name]}})
+        if name in _PARAMETERS:
+            return ActionResult({"Parameter": {"Name": name, "Value": _PARAMETERS[name]}})
         return real_parameter(self)
 
     def fast_restores(self: Any) -> ActionResult:

@@ -18,7 +18,6 @@ from sdctl.errors import ConflictError, NotFoundError, UsageError, WaitTimeoutEr
 from sdctl.polling import Clock
 from sdctl.snapshots.building import Around, Built, SnapshotError, Wishes, build_snapshot, remove_leftovers
 from sdctl.snapshots.owner import Owner
-from sdctl.versions import BOTTLEROCKET_VERSION
 from sdctl_snapshot.images import Image
 
 REGION, OTHER = "us-west-2", "eu-central-1"
@@ -56,10 +55,6 @@ class Time:
 @pytest.fixture
 def guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guests]:
     with account_with_guests(tmp_path / "guests", monkeypatch) as found:
-        image = session().client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-        for arch in ("x86_64", "arm64"):
-            name = f"/aws/service/bottlerocket/aws-k8s-1.36/{arch}/{BOTTLEROCKET_VERSION}/image_id"
-            found.parameters[name] = image
         yield found
 
 

@@ -25,7 +25,6 @@ from sdctl.snapshots.building import Around
 from sdctl.snapshots.images import digests, examine
 from sdctl.snapshots.listing import moved
 from sdctl.snapshots.owner import Owner
-from sdctl.versions import BOTTLEROCKET_VERSION
 from support.cli import run
 
 REGION = "us-west-2"
@@ -70,9 +69,6 @@ def guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guests]:
     price = Price(0.05, "USD", "gib-month")
     monkeypatch.setattr(Pricing, "product", lambda self, name: price if name == SNAPSHOT else None)
     with account_with_guests(tmp_path / "guests", monkeypatch) as found:
-        image = session().client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-        name = f"/aws/service/bottlerocket/aws-k8s-1.36/x86_64/{BOTTLEROCKET_VERSION}/image_id"
-        found.parameters[name] = image
         yield found
     context.reset(context.Options())
 

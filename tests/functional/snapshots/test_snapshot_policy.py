@@ -17,7 +17,6 @@ from sdctl.iam.scopes import Place
 from sdctl.polling import Clock
 from sdctl.snapshots.building import Around, Wishes, build_snapshot
 from sdctl.snapshots.owner import Owner
-from sdctl.versions import BOTTLEROCKET_VERSION
 from sdctl_snapshot.images import Image
 from support.iam_evaluator import Recorder, Request, allows
 
@@ -84,11 +83,8 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[A
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any]]]:
-    with account_with_guests(tmp_path, monkeypatch) as guests:
+    with account_with_guests(tmp_path, monkeypatch):
         aws = Aws(AwsAccess(REGION, access_key="testing", secret_key="testing"))
-        image = aws.client("ec2").describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
-        name = f"/aws/service/bottlerocket/aws-k8s-1.36/x86_64/{BOTTLEROCKET_VERSION}/image_id"
-        guests.parameters[name] = image
         watched = Aws(aws.access)
         recorder = Recorder(watched)
         seconds = [0.0]
