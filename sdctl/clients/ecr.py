@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from sdctl.clients.aws import Aws, aws_errors
-from sdctl.errors import ConflictError
+from sdctl.errors import ConflictError, NotFoundError
 
 # What an upload left without a tag; pieces of a tagged index have none either, and are kept by ECR.
 # https://docs.aws.amazon.com/AmazonECR/latest/userguide/LifecyclePolicies.html
@@ -41,6 +41,18 @@ class Ecr:
         """Use the session's credentials in the registry's own region; `host` is one of ECR."""
         self._account, _, _, region = host.split(".")[:4]
         self._aws = aws if aws.region == region else Aws(replace(aws.access, region=region))
+
+    def has_image(self, repository: str, tag: str) -> bool:
+        """Tell whether a repository has an image of this tag; one that is not there has none."""
+        wanted = [{"imageTag": tag}]
+        try:
+            with aws_errors(f"look for {repository}:{tag}"):
+                self._aws.client("ecr").describe_images(
+                    registryId=self._account, repositoryName=repository, imageIds=wanted
+                )
+        except NotFoundError:
+            return False
+        return True
 
     def ensure(self, name: str, *, is_mutable: bool = False, kms_key_arn: str = "") -> bool:
         """Make a repository where there is none; one that is there stays as it is.

@@ -72,6 +72,7 @@ class AwsFacts:
     model_files: Read[frozenset[str]] = NOT_READ
     snapshots: Mapping[str, Read[Snapshot | None]] = field(default_factory=dict)
     images: Read[frozenset[str]] = NOT_READ
+    agent_image: Read[bool] = NOT_READ
     kms_key: Read[Key | None] = NOT_READ
     denied: Read[tuple[Denied, ...]] = NOT_READ
 

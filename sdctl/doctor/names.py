@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from sdctl import __version__
 from sdctl.clients.cloudformation import StackState, StackView
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.doctor.check import Check, Topic
 from sdctl.doctor.facts import NOT_READ, AwsFacts
-from sdctl.doctor.needs import MODELS_FOLDER, bucket_names, stack_names
+from sdctl.doctor.needs import MODELS_FOLDER, agent_image, bucket_names, stack_names
 from sdctl.models.names import bring_command
 from sdctl.reads import Unknown
 from sdctl.render.cluster import cluster_log_groups
@@ -20,6 +21,7 @@ STACKS: Final = Topic(
 LOG_GROUP: Final = Topic("log-group", "the cluster stack makes its log groups; one that is there stops it")
 ASSETS: Final = Topic("asset-bucket", "code and templates travel through a bucket of the deployment's own")
 MODEL_BUCKET: Final = Topic("model-bucket", "models are read over and over: from a bucket of the same region")
+AGENT: Final = Topic("agent-image", "a runtime's pods start with the queue agent beside them")
 MODELS: Final = Topic("model-files", "a runtime never gets ready without the model that it starts with")
 _RENAME: Final = "choose another stackName, or -n NAME"
 # A data volume as large as its snapshot has no room for anything else; what the chart takes by default.
@@ -37,6 +39,8 @@ def name_checks(config: Config, facts: AwsFacts) -> Iterator[Check]:
     yield _model_bucket(config, models, facts)
     if any(runtime.checkpoint for runtime in config.runtimes):
         yield _model_files(config, models, facts)
+    if agent_image(config, account, facts.region)[1]:
+        yield _agent_image(facts)
     for runtime in config.runtimes:
         if runtime.snapshot_id:
             yield _snapshot(runtime, facts)
@@ -133,6 +137,17 @@ def _model_files(config: Config, bucket: str, facts: AwsFacts) -> Check:
 
 def _bring_all(names: list[str]) -> str:
     return "; ".join(bring_command(name) for name in names)
+
+
+def _agent_image(facts: AwsFacts) -> Check:
+    if isinstance(facts.agent_image, Unknown):
+        return AGENT.unknown(facts.agent_image)
+    if not facts.agent_image:
+        return AGENT.warn(
+            f"the registry has no queue agent of version {__version__}",
+            "sdctl image build, then sdctl image push; before the first task, not before the deploy",
+        )
+    return AGENT.ok(f"version {__version__} is in the registry")
 
 
 def _snapshot(runtime: RuntimeConfig, facts: AwsFacts) -> Check:

@@ -12,6 +12,7 @@ from sdctl.clients.quotas import Quota
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.deploy.planner import bucket_name
 from sdctl.models.identify import CHECKPOINT_FOLDER
+from sdctl.render.runtime_values import AGENT_REPOSITORY, RuntimeFacts
 from sdctl.versions import BOTTLEROCKET_VERSION
 
 # What the chart takes where neither the configuration nor its values file says otherwise.
@@ -186,3 +187,18 @@ def image_parameter(kubernetes: str) -> str:
     https://bottlerocket.dev/en/os/latest/#/install/quickstart/
     """
     return f"/aws/service/bottlerocket/aws-k8s-{kubernetes}-nvidia/x86_64/{BOTTLEROCKET_VERSION}/image_id"
+
+
+def agent_image(config: Config, account: str, region: str) -> tuple[str, str]:
+    """Name the registry and the repository of the queue agent's image, where a runtime takes it from ECR.
+
+    Returns:
+        Host and repository; both empty where every runtime names an image of its own, or another kind of
+        registry is configured.
+    """
+    registry = config.image_registry or RuntimeFacts(account, region, "").registry
+    host, _, path = registry.partition("/")
+    own = (runtime.extra_value("runtime", "queueAgent", "image") for runtime in config.runtimes)
+    if ".dkr.ecr." not in host or all(own):
+        return "", ""
+    return host, f"{path}/{AGENT_REPOSITORY}".lstrip("/")

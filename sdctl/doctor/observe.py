@@ -10,9 +10,11 @@ from datetime import date
 from functools import partial
 from typing import Any, Final
 
+from sdctl import __version__
 from sdctl.clients.aws import Aws
 from sdctl.clients.cloudformation import CloudFormation, StackView, classify
 from sdctl.clients.ec2 import Ec2, Subnet
+from sdctl.clients.ecr import Ecr
 from sdctl.clients.eks import Eks
 from sdctl.clients.iam import Denied, Iam, Identity, Wish
 from sdctl.clients.kms import Kms
@@ -137,7 +139,7 @@ def _reads(
         **_capacity_reads(aws, config, needs),
         **_headroom_reads(aws, config, needs),
         **_name_reads(aws, config, identity),
-        **_image_reads(aws, config),
+        **_image_reads(aws, config, identity.account),
     }
     if config.kms_key_arn:
         reads["kms_key"] = partial(Kms(aws).key, config.kms_key_arn)
@@ -219,9 +221,12 @@ def _stack(cloudformation: CloudFormation, name: str) -> StackView | None:
     return view
 
 
-def _image_reads(aws: Aws, config: Config) -> dict[str, Callable[[], Any]]:
+def _image_reads(aws: Aws, config: Config, account: str) -> dict[str, Callable[[], Any]]:
     ec2, ssm = Ec2(aws), Ssm(aws)
     reads: dict[str, Callable[[], Any]] = {"images": lambda: _images(ssm)}
+    host, repository = wanted.agent_image(config, account, aws.region)
+    if repository:
+        reads["agent_image"] = lambda: Ecr(aws, host).has_image(repository, __version__)
     for snapshot in dict.fromkeys(runtime.snapshot_id for runtime in config.runtimes if runtime.snapshot_id):
         reads[f"snapshots/{snapshot}"] = partial(ec2.snapshot, snapshot)
     return reads

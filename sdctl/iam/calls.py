@@ -80,6 +80,7 @@ _DOCTOR: Final = (
         "DescribeVpcs", "GetSpotPlacementScores",
     ),
     *_calls("eks", "anything here", "DescribeClusterVersions"),
+    *_calls("ecr", "repositories", "DescribeImages"),
     *_calls("eks", "cluster", "DescribeCluster"),
     *_calls("iam", ("roles of AWS", "roles of Identity Center"), "GetRole"),
     *_calls("iam", "whoever holds this", "SimulatePrincipalPolicy"),

@@ -84,6 +84,7 @@ def healthy(wanted: Config | None = None, **changes: Any) -> AwsFacts:
         service_roles=dict.fromkeys(SERVICE_ROLES.values(), True),
         model_files=frozenset({f"Stable-diffusion/{MODEL}"}),
         images=frozenset({"1.34", "1.35", "1.36"}),
+        agent_image=True,
         denied=(),
     )  # fmt: skip
     return replace(facts, **changes)

@@ -155,6 +155,10 @@ def _ssm(caller: Caller, operation: str, params: Params) -> Iterator[Asked]:
         yield f"ssm:{operation}", caller.arn("ssm", f"parameter{name}", account=""), {}
 
 
+def _ecr(caller: Caller, operation: str, params: Params) -> Iterator[Asked]:
+    yield f"ecr:{operation}", caller.arn("ecr", f"repository/{params['repositoryName']}"), {}
+
+
 def _kms(_: Caller, operation: str, params: Params) -> Iterator[Asked]:
     yield f"kms:{operation}", params["KeyId"], {}
 
@@ -194,7 +198,7 @@ def _without_resources(prefix: str) -> Callable[[Caller, str, Params], Iterator[
 
 _SERVICES: dict[str, Callable[[Caller, str, Params], Iterator[Asked]]] = {
     "apigateway": _apigateway, "cloudformation": _cloudformation, "dynamodb": _dynamodb, "ec2": _ec2,
-    "eks": _eks, "iam": _iam, "kms": _kms, "lambda": _without_resources("lambda"), "logs": _logs,
+    "ecr": _ecr, "eks": _eks, "iam": _iam, "kms": _kms, "lambda": _without_resources("lambda"), "logs": _logs,
     "pricing": _without_resources("pricing"),
     "resourcegroupstaggingapi": _without_resources("tag"), "s3": _s3, "service-quotas": _quotas,
     "sns": _sns, "ssm": _ssm, "sts": _without_resources("sts"),

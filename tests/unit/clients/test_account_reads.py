@@ -12,6 +12,7 @@ from botocore.stub import ANY, Stubber
 
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.ec2 import Ec2
+from sdctl.clients.ecr import Ecr
 from sdctl.clients.eks import Cluster, Eks
 from sdctl.clients.iam import Denied, Iam, Wish, principal_of, wishes_of
 from sdctl.clients.logs import Logs
@@ -297,3 +298,17 @@ def test_log_groups_are_listed_by_each_prefix(aws: Aws) -> None:
 
 def test_known_regions_are_those_of_every_partition(aws: Aws) -> None:
     assert {"us-west-2", "cn-north-1"} <= set(aws.regions("eks"))
+
+
+@pytest.mark.parametrize("code", ["ImageNotFoundException", "RepositoryNotFoundException"])
+def test_an_image_that_is_not_in_a_repository_is_no_error(aws: Aws, code: str) -> None:
+    ecr, name = Ecr(aws, f"{ACCOUNT}.dkr.ecr.us-west-2.amazonaws.com"), "sd-on-eks/queue-agent"
+    asked = {"registryId": ACCOUNT, "repositoryName": name, "imageIds": [{"imageTag": "1"}]}
+    with stubbed(aws, "ecr") as stub:
+        stub.add_response("describe_images", {"imageDetails": []}, asked)
+        stub.add_client_error("describe_images", code, expected_params=asked)
+        stub.add_client_error("describe_images", "AccessDeniedException", "no", expected_params=asked)
+        assert ecr.has_image(name, "1") is True
+        assert ecr.has_image(name, "1") is False
+        with pytest.raises(AwsError):
+            ecr.has_image(name, "1")

@@ -13,7 +13,7 @@ from sdctl.clients.ec2 import Snapshot
 from sdctl.clients.eks import Cluster
 from sdctl.doctor.cluster import kubernetes_version
 from sdctl.doctor.facts import NOT_READ
-from sdctl.doctor.needs import bucket_names
+from sdctl.doctor.needs import agent_image, bucket_names
 from sdctl.reads import Unknown
 from sdctl.versions import KubernetesRelease
 from support.doctor import ACCOUNT, DENIED, MODEL, REGION, config, healthy, judged, provisioner, runtime
@@ -242,3 +242,27 @@ def test_everything_that_was_not_read_is_a_warning_never_a_pass() -> None:
         "service-role-eks", "quota-g-spot", "vpc-headroom", "bucket-headroom", "instance-offers",
     )  # fmt: skip
     assert {results[name] for name in silent} == {"warn"}
+
+
+def test_an_agent_that_was_not_pushed_yet_is_a_warning_with_the_commands_that_push_it() -> None:
+    assert judged()["agent-image"].result == "pass"
+    missing = judged(facts=healthy(agent_image=False))["agent-image"]
+    assert missing.result == "warn"
+    assert missing.fix.startswith("sdctl image build, then sdctl image push")
+    assert judged(facts=healthy(agent_image=DENIED))["agent-image"].found.startswith("not checked")
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({}, ("123456789012.dkr.ecr.us-west-2.amazonaws.com", "sd-on-eks/queue-agent")),
+        (
+            {"imageRegistry": "210987654321.dkr.ecr.cn-north-1.amazonaws.com.cn/a/b"},
+            ("210987654321.dkr.ecr.cn-north-1.amazonaws.com.cn", "a/b/sd-on-eks/queue-agent"),
+        ),
+        ({"imageRegistry": "registry.example.com/sdctl"}, ("", "")),
+        ({"modelsRuntime": [runtime({"runtime": {"queueAgent": {"image": {"repository": "x"}}}})]}, ("", "")),
+    ],
+)
+def test_the_agents_image_is_looked_for_in_ecr_alone(changes: dict[str, Any], place: tuple[str, str]) -> None:
+    assert agent_image(config(**changes), "123456789012", "us-west-2") == place
