@@ -16,6 +16,8 @@ from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 OWNER_TAG: Final = "sdctl:builder"
 DATA_DEVICE: Final = "/dev/xvdb"
 _GONE: Final = ("terminated",)
+# No default VPC, and none of its subnets: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+_NO_NETWORK_CODES: Final = frozenset({"VPCIdNotSpecified", "MissingInput"})
 # gp3's; it lives for less than an hour, and pulling is what takes the time.
 _IOPS: Final = 4000
 _THROUGHPUT_MIB_PER_SECOND: Final = 1000
@@ -91,7 +93,7 @@ class Builders:
                 with aws_errors("launch the builder"):
                     answer = self._aws.client("ec2").run_instances(**arguments)
             except AwsError as error:
-                if error.aws_code == "VPCIdNotSpecified":
+                if error.aws_code in _NO_NETWORK_CODES:
                     raise ConfigError(
                         "there is no default VPC to launch the builder in", hint="name a subnet with --subnet"
                     ) from error

@@ -20,6 +20,8 @@ _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9 +\-=._:/@]")
 
 
 def _is_running(pid: int) -> bool:
+    if os.name == "nt":
+        return True  # where signal 0 would end it: not known, so it may be alive
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
