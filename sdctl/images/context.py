@@ -1,4 +1,4 @@
-"""The folder that the queue agent's image is built in: its Dockerfile, and a wheel of the agent alone.
+"""The folder that the queue agent's image is built in: its Dockerfile, the exact packages, and a wheel.
 
 The wheel is put together from what is installed, checkout or not: without a build tool, the network, or
 anything of the command line in it, and the same bytes each time.
@@ -33,7 +33,8 @@ def make_context(folder: Path) -> Path:
     Raises:
         NotFoundError: this installation lacks the agent.
     """
-    shutil.copyfile(asset_dir("agent") / "Dockerfile", folder / "Dockerfile")
+    for name in ("Dockerfile", "requirements.lock"):
+        shutil.copyfile(asset_dir("agent") / name, folder / name)
     _write_wheel(folder / f"sdctl-{__version__}-py3-none-any.whl")
     return folder
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from packaging.requirements import Requirement
 
 from fakes.oci_registry import oci_registry
 from sdctl import __version__
@@ -26,6 +27,7 @@ REQUIRED = (
     "AWS_DEFAULT_REGION",
 )  # fmt: skip
 DOCKERFILE = (ROOT / "agent/Dockerfile").read_text()
+LOCK = ROOT / "agent/requirements.lock"
 MMDEBSTRAP_SECONDS = 300
 
 
@@ -99,6 +101,37 @@ def test_the_base_is_an_argument_of_an_exact_version() -> None:
     assert re.search(r":3\.\d+\.\d+-slim-[a-z]+(@sha256:[0-9a-f]{64})?$", base[1])
     assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${BASE}"] * 2
     assert "HEALTHCHECK NONE" in DOCKERFILE
+
+
+def locked() -> dict[str, str]:
+    """Return the version of each package that the image installs."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+) \\$", LOCK.read_text(), re.MULTILINE))
+
+
+def test_what_the_image_installs_is_exact_by_hash_and_fits_what_the_agent_asks_for(context: Path) -> None:
+    assert (context / "requirements.lock").read_bytes() == LOCK.read_bytes()
+    assert "--require-hashes" in DOCKERFILE
+    versions = locked()
+    assert len(versions) == LOCK.read_text().count("==")
+    for line in requirements():
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(versions[wanted.name]), line
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_package_of_the_image_is_there_for_both_architectures(machine: str, tmp_path: Path) -> None:
+    python = re.search(r"python:3\.(\d+)", DOCKERFILE)
+    assert python is not None
+    platforms = [f"manylinux2014_{machine}", f"manylinux_2_28_{machine}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:",
+         *(word for one in platforms for word in ("--platform", one)), "--python-version", f"3.{python[1]}",
+         "--require-hashes", "--requirement", str(LOCK), "--dest", str(tmp_path)],
+        capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*.whl"))) == len(locked())
 
 
 def test_hadolint_finds_nothing() -> None:
