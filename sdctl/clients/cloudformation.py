@@ -63,12 +63,13 @@ def classify(status: str) -> StackState:
 
 @dataclass(frozen=True, slots=True)
 class StackView:
-    """A stack as AWS has it."""
+    """A stack as AWS has it; `changed_at` is when its creation or its last update began, in ISO 8601."""
 
     name: str
     id: str
     status: str
     reason: str = ""
+    changed_at: str = ""
     outputs: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -283,6 +284,7 @@ def _view(stack: Mapping[str, Any]) -> StackView:
         id=stack["StackId"],
         status=stack["StackStatus"],
         reason=stack.get("StackStatusReason", ""),
+        changed_at=(stack.get("LastUpdatedTime") or stack["CreationTime"]).isoformat(),
         outputs={item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", ())},
         parameters={item["ParameterKey"]: item["ParameterValue"] for item in stack.get("Parameters", ())},
         tags={item["Key"]: item["Value"] for item in stack.get("Tags", ())},

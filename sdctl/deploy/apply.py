@@ -17,7 +17,7 @@ from sdctl.config.model import Config
 from sdctl.deploy.context import StoppedError
 from sdctl.deploy.executor import Executor
 from sdctl.deploy.lock import Holder, deploy_lock
-from sdctl.deploy.observed import Observed
+from sdctl.deploy.observed import Observed, changed_since
 from sdctl.deploy.release_steps import Releases
 from sdctl.deploy.steps import BucketStep, Event, Plan, ReleaseStep
 from sdctl.errors import ConflictError, NotFoundError, SdctlError, ToolError
@@ -88,7 +88,7 @@ def apply_plan(
         sign_in_seconds: how long new credentials are waited for.
 
     Raises:
-        ConflictError: another deploy or destroy of this stack is at work.
+        ConflictError: another deploy or destroy of this stack is at work, or was since the plan was made.
         DeployFailedError: a stack failed.
         ToolError: helm is missing, or failed.
         AwsError: a call failed.
@@ -116,6 +116,12 @@ def apply_plan(
         resources.enter_context(
             deploy_lock(s3, observed.asset_bucket, config.stack_name, machine.holder, on_loss=give_up)
         )
+        changed = changed_since(aws, config, observed)
+        if changed:
+            raise ConflictError(
+                f"{', '.join(changed)} changed while this plan was looked at: it is out of date",
+                hint="the same command plans again",
+            )
         try:
             return executor.run(plan, observed.outputs)
         except (StoppedError, SdctlError) as error:

@@ -124,6 +124,16 @@ def observe(
         )  # fmt: skip
 
 
+def changed_since(aws: Aws, config: Config, observed: Observed) -> tuple[str, ...]:
+    """Name the stacks that somebody made or began to update since they were observed."""
+    now, then = _stacks(aws, config.stack_name), observed.stacks
+    return tuple(
+        name
+        for name, view in now.items()
+        if name not in then or (view.id, view.changed_at) != (then[name].id, then[name].changed_at)
+    )
+
+
 def _stacks(aws: Aws, stack_name: str) -> dict[str, StackView]:
     """Find the deployment's stacks: by their tag, and by name, since a name is taken in any case."""
     return {
