@@ -38,6 +38,12 @@ def problems(config: Config) -> Iterator[Finding]:
         yield from _cache_problems(runtime, path)
         yield from _image_problems(runtime, path)
     yield from _network_problems(config.network)
+    if config.network.nat_mode == "none" and not (config.network.vpc_id or config.image_registry):
+        yield (
+            "network/natMode",
+            "none leaves no way to public registries: name a private one as imageRegistry, filled by "
+            "sdctl image mirror",
+        )
     for key in config.tags:
         # https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cfn-console-add-tags.html
         if key.lower().startswith(("aws:", "sdctl:")):

@@ -309,6 +309,7 @@ PROBLEMS: list[tuple[str, dict[str, Any], str]] = [
         {"network": {"vpcCidr": "10.0.0.0/24"}},
         'network/vpcCidr: "10.0.0.0/24" is not a private /16 network',
     ),
+    ("no way to images", {"network": {"natMode": "none"}}, "network/natMode: none leaves no way to public"),
     ("kubernetes", {"kubernetesVersion": "1.9.1"}, 'kubernetesVersion: "1.9.1" does not match'),
     ("one zone", {"network": {"zones": ["us-east-1a"]}}, "network/zones: has 1 entry; EKS needs"),
     ("same zone", {"network": {"zones": ["us-east-1a"] * 2}}, "network/zones: names a zone twice"),
