@@ -101,7 +101,9 @@ def told(builder: Path) -> list[list[str]]:
     return [json.loads(line) for line in (builder / "told").read_text().splitlines()]
 
 
-def test_build_gives_the_builder_the_dockerfile_and_the_agents_wheel_alone(builder: Path, here: Path) -> None:
+def test_build_gives_the_builder_the_dockerfile_the_packages_and_the_agents_wheel_alone(
+    builder: Path, here: Path
+) -> None:
     built = run(
         "image",
         "build",
@@ -119,6 +121,7 @@ def test_build_gives_the_builder_the_dockerfile_and_the_agents_wheel_alone(build
     assert [one["image"] for one in built.document["images"]] == names
     assert json.loads((builder / "context").read_text()) == [
         "Dockerfile",
+        "requirements.lock",
         f"sdctl-{__version__}-py3-none-any.whl",
     ]
     for arguments, name in zip(told(builder), names, strict=True):
