@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from sdctl.cli import access, context, output
+from sdctl.cli.flags import Bucket, RuntimeName, RuntimeType, Snapshot
 from sdctl.cli.progress import Progress, progress
 from sdctl.deployments import Deployment, home
 from sdctl.errors import AwsError, RemoteError, UsageError
@@ -29,12 +30,6 @@ _AWS: Final = "aws"
 _SIGN_IN_SECONDS: Final = 1800.0
 
 
-class NotYetError(RemoteError):
-    """This command cannot do that on AWS yet."""
-
-    code = "not_supported_yet"
-
-
 class UnfitError(RemoteError):
     """The look before a deploy found what would make it fail."""
 
@@ -47,18 +42,10 @@ def deploy(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-d", help="Write sdctl.yaml, show the plan, apply nothing.")
     ] = False,
-    bucket: Annotated[
-        str | None, typer.Option("--bucket", "-b", metavar="NAME", help="The bucket that holds the models.")
-    ] = None,
-    snapshot: Annotated[
-        str | None, typer.Option("--snapshot", "-s", metavar="ID", help="The image cache, snap-….")
-    ] = None,
-    runtime_name: Annotated[
-        str | None, typer.Option("--runtime-name", "-r", metavar="NAME", help="Name of the one runtime.")
-    ] = None,
-    runtime_type: Annotated[
-        str | None, typer.Option("--runtime-type", "-t", metavar="TYPE", help="sdwebui or comfyui.")
-    ] = None,
+    bucket: Bucket = None,
+    snapshot: Snapshot = None,
+    runtime_name: RuntimeName = None,
+    runtime_type: RuntimeType = None,
     runtime_url: Annotated[
         list[str] | None,
         typer.Option(

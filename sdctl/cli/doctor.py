@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from sdctl.cli import context, output
+from sdctl.cli.flags import Bucket, Snapshot
 from sdctl.deployments import home
 from sdctl.errors import ExitCode
 
@@ -32,12 +33,8 @@ def doctor(
         bool,
         typer.Option("--fix", help="Where helm is missing or unfit, install it first, its hash checked."),
     ] = False,
-    bucket: Annotated[
-        str | None, typer.Option("--bucket", "-b", metavar="NAME", help="The bucket that holds the models.")
-    ] = None,
-    snapshot: Annotated[
-        str | None, typer.Option("--snapshot", "-s", metavar="ID", help="The image cache, snap-….")
-    ] = None,
+    bucket: Bucket = None,
+    snapshot: Snapshot = None,
 ) -> None:
     """Check tools, credentials, quotas, names and permissions for what sdctl.yaml describes.
 

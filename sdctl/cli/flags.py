@@ -5,9 +5,25 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from sdctl.errors import UsageError
+
+# What may be said of a deployment without a configuration file, by the commands that read one.
+Bucket = Annotated[
+    str | None, typer.Option("--bucket", "-b", metavar="NAME", help="The bucket that holds the models.")
+]
+Snapshot = Annotated[
+    str | None, typer.Option("--snapshot", "-s", metavar="ID", help="The image cache, snap-….")
+]
+RuntimeName = Annotated[
+    str | None, typer.Option("--runtime-name", "-r", metavar="NAME", help="Name of the one runtime.")
+]
+RuntimeType = Annotated[
+    str | None, typer.Option("--runtime-type", "-t", metavar="TYPE", help="sdwebui or comfyui.")
+]
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)?")
 _UNIT_SECONDS: Final = {None: 1, "s": 1, "m": 60, "h": 3600, "d": 86400}

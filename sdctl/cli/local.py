@@ -12,7 +12,7 @@ import typer
 
 from sdctl.cli import access, context, output
 from sdctl.deployments import Deployment, home
-from sdctl.errors import NotFoundError, UsageError
+from sdctl.errors import NotFoundError, RemoteError, UsageError
 
 if TYPE_CHECKING:
     from sdctl.local.logfiles import LogLine
@@ -23,6 +23,13 @@ _KINDS: Final = ("agent", "runtime", "emulator", "supervisor")
 _API_POLL_SECONDS: Final = 1.0
 # How far back the API's log is looked at.
 _API_WINDOW_SECONDS: Final = 3600
+
+
+class NotYetError(RemoteError):
+    """This command cannot do that on AWS yet."""
+
+    code = "not_supported_yet"
+
 
 app = typer.Typer(help="What only the local target has.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -48,8 +55,6 @@ def logs(
         _print(found, is_prefixed=False)
         return
     if deployment.target != "local":
-        from sdctl.cli.deploy import NotYetError
-
         raise NotYetError(f"logs of {what} cannot be read on AWS yet", hint="sdctl logs api")
     from sdctl.local.target import LocalTarget
 

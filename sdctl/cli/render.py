@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sdctl.cli import context, output
-from sdctl.cli.flags import check_account
+from sdctl.cli.flags import Bucket, RuntimeName, RuntimeType, Snapshot, check_account
 from sdctl.deployments import home
 
 
@@ -21,18 +21,10 @@ def render(
         str | None,
         typer.Option(metavar="ID", help="The account's 12 digits, to fill in what follows from it."),
     ] = None,
-    bucket: Annotated[
-        str | None, typer.Option("--bucket", "-b", metavar="NAME", help="The bucket that holds the models.")
-    ] = None,
-    snapshot: Annotated[
-        str | None, typer.Option("--snapshot", "-s", metavar="ID", help="The image cache, snap-….")
-    ] = None,
-    runtime_name: Annotated[
-        str | None, typer.Option("--runtime-name", "-r", metavar="NAME", help="Name of the one runtime.")
-    ] = None,
-    runtime_type: Annotated[
-        str | None, typer.Option("--runtime-type", "-t", metavar="TYPE", help="sdwebui or comfyui.")
-    ] = None,
+    bucket: Bucket = None,
+    snapshot: Snapshot = None,
+    runtime_name: RuntimeName = None,
+    runtime_type: RuntimeType = None,
 ) -> None:
     """Write everything that deploy would send for sdctl.yaml into a folder: no credentials, no network.
 
