@@ -74,7 +74,7 @@ def read_head(content: Content) -> Head | None:
         raise BadModelError("what came is a web page, not a model")
     if start[8:9] == b"{":
         return _safetensors(content, int.from_bytes(start[:8], "little"))
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
         from sdctl.models.pickles import read_pickle
 
         return Head(PICKLE, read_pickle(content))

@@ -139,6 +139,16 @@ def torch_zip(
     return file.getvalue()
 
 
+def torch_zip64(pickled: bytes) -> bytes:
+    """Write that zip as torch's own writer does, with the end in both forms."""
+    plain = torch_zip(pickled)
+    count, size, offset = struct.unpack("<HII", plain[-12:-2])
+    at = len(plain) - 22
+    end64 = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, at, 1)
+    return plain[:at] + end64 + locator + plain[at:]
+
+
 def torch_legacy(pickled: bytes) -> bytes:
     """Write the older format of torch: five pickles, then the tensors."""
     magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
