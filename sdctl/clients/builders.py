@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from sdctl.clients.aws import Aws, aws_errors
 from sdctl.clients.instance_profiles import InstanceProfiles
-from sdctl.errors import AwsError, ConfigError, NotFoundError
+from sdctl.errors import AwsError, ConfigError, ConflictError, NotFoundError
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 
 OWNER_TAG: Final = "sdctl:builder"
 DATA_DEVICE: Final = "/dev/xvdb"
 _GONE: Final = ("terminated",)
+_EXISTS: Final = "EntityAlreadyExists"
 # No default VPC, and none of its subnets: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
 _NO_NETWORK_CODES: Final = frozenset({"VPCIdNotSpecified", "MissingInput"})
 # gp3's; it lives for less than an hour, and pulling is what takes the time.
@@ -60,8 +61,8 @@ class Builders:
 
     def __init__(self, aws: Aws, tags: Mapping[str, str], owner: str, clock: Clock = REAL_CLOCK) -> None:
         self._aws = aws
-        self._own = dict(tags)
-        self._tags = [{"Key": key, "Value": value} for key, value in (self._own | {OWNER_TAG: owner}).items()]
+        self._owner = owner
+        self._tags = [{"Key": key, "Value": value} for key, value in {**tags, OWNER_TAG: owner}.items()]
         self._clock = clock
 
     def instances(self, stack_tag: tuple[str, str]) -> list[BuilderInstance]:
@@ -178,6 +179,9 @@ class Builders:
             policies: the ARNs.
             service: who may take the role.
             boundary: ARN of a permissions boundary, or empty.
+
+        Raises:
+            ConflictError: somebody else has made it.
         """
         iam = self._aws.client("iam")
         trust = {
@@ -185,10 +189,18 @@ class Builders:
             "Statement": [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}],
         }
         limits = {"PermissionsBoundary": boundary} if boundary else {}
-        with aws_errors(f"make the role {name}"):
-            iam.create_role(
-                RoleName=name, AssumeRolePolicyDocument=json.dumps(trust), Tags=self._tags, **limits
-            )
+        try:
+            with aws_errors(f"make the role {name}"):
+                iam.create_role(
+                    RoleName=name, AssumeRolePolicyDocument=json.dumps(trust), Tags=self._tags, **limits
+                )
+        except AwsError as error:
+            owner = self.role_owner(name) if error.aws_code == _EXISTS else None
+            if owner is None:
+                raise
+            if owner != self._owner:  # else an earlier attempt made it, whose answer was lost
+                raise ConflictError(f"a snapshot is being built already, by {owner}") from error
+        with aws_errors(f"give the role {name} what it needs"):
             for arn in policies:
                 iam.attach_role_policy(RoleName=name, PolicyArn=arn)
             iam.create_instance_profile(InstanceProfileName=name, Tags=self._tags)

@@ -16,8 +16,11 @@ NO_CONDITION: Final[Condition] = {}
 QUOTA_SERVICES: Final = ("ec2", "s3", "vpc")
 SPOT_SERVICE: Final = "spot.amazonaws.com"
 SERVICES_WITH_ROLES: Final = ("eks.amazonaws.com", "eks-nodegroup.amazonaws.com", SPOT_SERVICE)
-# What the builder of an image cache needs: pulling images, and being told what to do.
-BUILDER_POLICIES: Final = ("AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManagedInstanceCore")
+# What the builder of an image cache needs: pulling images, being told what to do, and, to boot at all, asking
+# EC2 for its own name: https://github.com/bottlerocket-os/bottlerocket/issues/4382
+BUILDER_POLICIES: Final = (
+    "AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManagedInstanceCore", "AmazonEKSWorkerNodePolicy",
+)  # fmt: skip
 
 
 def picked(config: Config, purpose: str) -> str:

@@ -223,7 +223,7 @@ def _site(
         snapshot_tags=tags, boundary=config.permissions_boundary_arn or "", clock=around.clock,
     )  # fmt: skip
     wait = partial(poll, pace=Pace(2.0, 1.3, 15.0), clock=around.clock)
-    return Site(str(around.owner), cloud, wait, around.report, around.owner.is_alive)
+    return Site(str(around.owner), cloud, wait, around.clock.monotonic, around.report, around.owner.is_alive)
 
 
 def _guarded(act: Callable[[], T]) -> T:

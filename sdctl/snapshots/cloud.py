@@ -10,11 +10,11 @@ from typing import Final
 from sdctl.clients.builders import DATA_DEVICE, Builders, Launch
 from sdctl.clients.ebs import Ebs, EbsSnapshot
 from sdctl.clients.ssm import Ssm
-from sdctl.errors import WaitTimeoutError
+from sdctl.errors import ConflictError, WaitTimeoutError
 from sdctl.iam.targets import BUILDER_POLICIES
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 from sdctl.render.stacks import STACK_TAG
-from sdctl_snapshot.builder import Builder, BuildError, Made, Ran
+from sdctl_snapshot.builder import Builder, BuildError, BusyError, Made, Ran
 from sdctl_snapshot.commands import Script
 
 FINGERPRINT_TAG: Final = "sdctl:image-cache"
@@ -96,11 +96,15 @@ class AccountCloud:
     def prepare_role(self) -> None:
         """Make role and profile."""
         place = self._place
-        self._builders.make_role(place.role_name, place.policies, place.principal, self._boundary)
+        try:
+            self._builders.make_role(place.role_name, place.policies, place.principal, self._boundary)
+        except ConflictError as error:
+            raise BusyError(error.message, "try again when it has ended") from error
 
-    def remove_role(self) -> None:
-        """Remove both."""
-        self._builders.remove_role(self._place.role_name, self._place.policies)
+    def remove_role(self, owner: str) -> None:
+        """Remove both where they are the owner's."""
+        if self._builders.role_owner(self._place.role_name) == owner:
+            self._builders.remove_role(self._place.role_name, self._place.policies)
 
     def launch(self) -> str:
         """Launch the builder."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-# No build takes longer: its deadlines add up to less.
-MAX_BUILD_SECONDS: Final = 6 * 3600
+from sdctl_snapshot.builder import MAX_SECONDS
+
 _FORM: Final = re.compile(r"(?P<who>.*) machine (?P<machine>[0-9a-f]+) process (?P<pid>\d+) at (?P<at>\d+)")
 # What a tag may hold: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Tags.html#tag-restrictions
 _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9 +\-=._:/@]")
@@ -62,7 +62,7 @@ class Owner:
         same. Another machine's build is taken for alive until no build can take that long.
         """
         found = _FORM.fullmatch(mark)
-        if found is None or now() - int(found["at"]) > MAX_BUILD_SECONDS:
+        if found is None or now() - int(found["at"]) > MAX_SECONDS:
             return False
         if found["machine"] != self.machine:
             return True

@@ -17,11 +17,20 @@ from sdctl_snapshot.images import Image
 BOOT_SECONDS: Final = 900.0
 ADMIN_SECONDS: Final = 300.0
 COMMAND_SECONDS: Final = 300
-PULL_SECONDS: Final = 3600
+# Of all images together.
+PULL_SECONDS: Final = 2 * 3600.0
 STOP_SECONDS: Final = 600.0
 REMOVAL_SECONDS: Final = 900.0
 # A snapshot of 100 GiB takes ten minutes to an hour.
 SNAPSHOT_SECONDS: Final = 3 * 3600.0
+# EC2 lists a new instance seconds after its launch.
+LISTED_SECONDS: Final = 20.0
+# No build lives longer: what a dead one left goes first, then its own way from launch to removal; an hour
+# covers the commands besides the pulls, and what a command may take beyond its own limit.
+MAX_SECONDS: Final = (
+    2 * REMOVAL_SECONDS + 2 * BOOT_SECONDS + ADMIN_SECONDS + PULL_SECONDS + STOP_SECONDS + SNAPSHOT_SECONDS
+    + LISTED_SECONDS + 3600
+)  # fmt: skip
 # Above this the kubelet begins to collect what is cached, pods' own files included.
 _MAX_USE_PERCENT: Final = 80
 
@@ -74,10 +83,14 @@ class Cloud(Protocol):
         """List builder instances that are not terminated, and the role where there is one."""
 
     def prepare_role(self) -> None:
-        """Make the role and profile by which the instance pulls images and is told what to do."""
+        """Make the role and profile by which the instance pulls images and is told what to do.
 
-    def remove_role(self) -> None:
-        """Remove both, as far as they are there."""
+        Raises:
+            BusyError: another build has made them meanwhile.
+        """
+
+    def remove_role(self, owner: str) -> None:
+        """Remove both, as far as they are there and `owner`'s: never those of a build that began since."""
 
     def launch(self) -> str:
         """Launch the builder instance and return its id."""
@@ -131,12 +144,14 @@ class Waiter(Protocol):
 class Site:
     """Where a build takes place: the account, how to wait, whom to tell, and which builds still live.
 
-    `owner` is what `cloud` marks its builders with; `is_alive` judges the marks of others.
+    `owner` is what `cloud` marks its builders with; `is_alive` judges the marks of others. `now` is in
+    seconds and never runs backwards.
     """
 
     owner: str
     cloud: Cloud
     wait: Waiter
+    now: Callable[[], float]
     report: Callable[[str], None]
     is_alive: Callable[[str], bool]
 
@@ -179,7 +194,7 @@ def sweep(site: Site) -> int:
         )
     for one in left:
         site.report(f"removing what an earlier build left: {one.id}")
-    _remove(site, [one.id for one in left if one.state])
+    _remove(site, [one.id for one in left if one.state], {one.owner for one in left})
     return len(left)
 
 
@@ -199,27 +214,40 @@ def _existing(site: Site) -> Made | None:
 def _instance(site: Site) -> Iterator[str]:
     """Launch the builder for the body, and remove it with its role however the body ends."""
     started: list[str] = []
+    is_asked_for = False
     try:
         site.report("preparing the builder's role")
         site.cloud.prepare_role()
+        is_asked_for = True
         started.append(site.cloud.launch())
         site.report(f"launched the builder {started[0]}")
         yield started[0]
     finally:
         site.report("removing the builder")
         try:
-            # Asked for again: a launch whose answer was lost has made an instance too.
-            listed = {one.id for one in site.cloud.builders() if one.state and one.owner == site.owner}
-            _remove(site, sorted(listed.union(started)))
+            # A launch whose answer was lost may have made an instance too, which EC2 lists a little later.
+            listed = _own_instances(site, LISTED_SECONDS if is_asked_for and not started else 0)
+            _remove(site, sorted(listed.union(started)), {site.owner})
         except BaseException:
             site.report("not all of the builder is gone: sdctl snapshot delete --leftovers removes the rest")
             raise
 
 
-def _remove(site: Site, instance_ids: list[str]) -> None:
+def _own_instances(site: Site, patience_seconds: float) -> set[str]:
+    until = site.now() + patience_seconds
+
+    def probe() -> set[str] | None:
+        listed = {one.id for one in site.cloud.builders() if one.state and one.owner == site.owner}
+        return listed if listed or site.now() >= until else None
+
+    return site.wait(probe, awaited="EC2 to list the builder", timeout_seconds=patience_seconds)
+
+
+def _remove(site: Site, instance_ids: list[str], owners: set[str]) -> None:
     for instance_id in instance_ids:
         site.cloud.terminate(instance_id)
-    site.cloud.remove_role()
+    for owner in sorted(owners):
+        site.cloud.remove_role(owner)
     for instance_id in instance_ids:
         _state(site, instance_id, "terminated", REMOVAL_SECONDS)
 
@@ -244,10 +272,17 @@ def _fill(images: tuple[Image, ...], site: Site, instance_id: str) -> None:
     )  # fmt: skip
     _run(site, instance_id, commands.stop_kubelet(), "stop the kubelet")
     _run(site, instance_id, commands.clear_images(), "remove the images that were there")
+    until = site.now() + PULL_SECONDS
     for image in images:
         size = sum(image.layers.values()) / 1024**3
         site.report(f"pulling {image.reference} ({size:.1f} GiB)")
-        _run(site, instance_id, commands.pull(image), f"pull {image.reference}", PULL_SECONDS)
+        left = int(until - site.now())
+        if left <= 0:
+            raise BuildError(
+                f"the images before {image.reference} took {PULL_SECONDS / 3600:.0f} hours to pull",
+                "mirror them into a registry of this region with sdctl image mirror, or take fewer",
+            )
+        _run(site, instance_id, commands.pull(image), f"pull {image.reference}", left)
     _verify(images, site, instance_id)
 
 
@@ -279,6 +314,7 @@ def _snapshot(site: Site, instance_id: str) -> Made:
 
 
 def _completed(site: Site, made: Made) -> Made:
+    """Wait until a snapshot is completed; one that fails is deleted, one that is not awaited goes on."""
     seen = [made.progress]
 
     def probe() -> Made | None:
@@ -287,12 +323,22 @@ def _completed(site: Site, made: Made) -> Made:
             seen[0] = now.progress
             site.report(f"{made.id}: {now.progress}")
         if now.state == "error":
+            site.cloud.delete_snapshot(made.id)
             raise BuildError(f"the snapshot {made.id} failed: {now.reason or 'no reason given'}")
         return now if now.state == "completed" else None
 
-    return site.wait(
-        probe, awaited=f"the snapshot {made.id}", timeout_seconds=SNAPSHOT_SECONDS, state=lambda: seen[0]
-    )
+    try:
+        return site.wait(
+            probe, awaited=f"the snapshot {made.id}", timeout_seconds=SNAPSHOT_SECONDS, state=lambda: seen[0]
+        )
+    except BuildError:
+        raise
+    except BaseException:
+        site.report(
+            f"{made.id} goes on by itself: the next build takes it, "
+            f"sdctl snapshot delete {made.id} takes it away"
+        )
+        raise
 
 
 def _run(
@@ -304,12 +350,23 @@ def _run(
     return ran.output
 
 
+_LET_IN: Final = "only public images, and those in ECR of an account that lets the builder's role in"
+_KEY: Final = (
+    "EC2 could not use the key of its volume: may you (sdctl iam policy snapshot), and does the key's own "
+    "policy let your account's principals? --kms-key takes another"
+)
 # What of a failure's text says what to do.
 _HINTS: Final[Mapping[str, str]] = {
     "no space left": "give the volume more room with --size",
-    "unauthorized": "only public images and those in ECR of an account that lets the builder's role in",
-    "403 forbidden": "only public images and those in ECR of an account that lets the builder's role in",
-    "no basic auth": "only public images and those in ECR of an account that lets the builder's role in",
+    "unauthorized": _LET_IN,
+    "403 forbidden": _LET_IN,
+    "no basic auth": _LET_IN,
+    # What EC2 gives as the reason of an instance that ended as it began:
+    # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/troubleshooting-launch.html
+    "client error on launch": _KEY,
+    "kms": _KEY,
+    "volumelimitexceeded": "the account's quota of EBS storage is used up: ask for more, or a smaller --size",
+    "insufficientinstancecapacity": "another --instance-type, or a --subnet in another zone",
     "i/o timeout": "the builder's subnet needs a way to the registry: another one with --subnet",
     "too many requests": "the registry limits pulls: try later, or mirror the images with sdctl image mirror",
     "no match for platform": "the image has no such platform: another one with --arch",
@@ -324,7 +381,7 @@ def _hint(failure: str) -> str:
 def _is_online(site: Site, instance_id: str) -> bool | None:
     state = site.cloud.instance_state(instance_id)
     if not state.startswith("running"):
-        raise BuildError(f"the builder {instance_id} is {state}")
+        raise BuildError(f"the builder {instance_id} is {state}", _hint(state))
     return True if site.cloud.is_online(instance_id) else None
 
 
@@ -344,7 +401,7 @@ def _state(site: Site, instance_id: str, wanted: str, timeout_seconds: float) ->
         last[0] = site.cloud.instance_state(instance_id)
         word = last[0].partition(" ")[0]
         if word != wanted and word in _GONE and wanted != "terminated":
-            raise BuildError(f"the builder {instance_id} is {last[0]}")
+            raise BuildError(f"the builder {instance_id} is {last[0]}", _hint(last[0]))
         return True if word == wanted else None
 
     site.wait(

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
 from fakes.snapshot_guest import Guests, account_with_guests
 from sdctl.clients.aws import Aws, AwsAccess
-from sdctl.clients.ebs import Ebs
+from sdctl.clients.builders import OWNER_TAG, BuilderInstance, Builders
+from sdctl.clients.ebs import Ebs, EbsSnapshot
 from sdctl.config.model import Config
 from sdctl.errors import ConflictError, NotFoundError, UsageError, WaitTimeoutError
 from sdctl.polling import Clock
 from sdctl.snapshots.building import Around, Built, SnapshotError, Wishes, build_snapshot, remove_leftovers
+from sdctl.snapshots.cloud import Place
 from sdctl.snapshots.owner import Owner
+from sdctl_snapshot.builder import (
+    MAX_SECONDS,
+    PULL_SECONDS,
+    SNAPSHOT_SECONDS,
+    Builder,
+    Cloud,
+    Made,
+    Ran,
+    Site,
+)
+from sdctl_snapshot.builder import build as build_at
 from sdctl_snapshot.images import Image
 
 REGION, OTHER = "us-west-2", "eu-central-1"
@@ -32,6 +47,7 @@ AGENT = Image(
     {"sha256:2": GIB // 10},
 )  # fmt: skip
 IMAGES = (SERVER, AGENT)
+ELSEWHERE = Owner("ann on desk", "abc", 77, int(Owner.this_process().at))
 
 
 class CrashError(BaseException):
@@ -248,9 +264,8 @@ def around(aws: Aws) -> Around:
 def test_a_living_build_is_left_alone(guests: Guests) -> None:
     script = the_script()
     script.plan(script.calls_of_a_build().index("RunInstances") + 1)
-    elsewhere = Owner("ann on desk", "abc", 77, int(Owner.this_process().at))
     with pytest.raises(CrashError):
-        build(aws=script.aws, owner=elsewhere)
+        build(aws=script.aws, owner=ELSEWHERE)
     script.plan(0)
     before = remains(script.aws)
     assert before["instances"]
@@ -259,6 +274,146 @@ def test_a_living_build_is_left_alone(guests: Guests) -> None:
     assert remains(script.aws) == before
     assert remove_leftovers(CONFIG, around(script.aws), takes_over=True) == 2
     assert remains(script.aws) == NOTHING
+
+
+def test_a_build_that_comes_second_leaves_what_the_first_has_made(guests: Guests) -> None:
+    aws = Aws(session().access)
+    first: list[str] = []
+
+    def overtake(**_: Any) -> None:
+        if not first:
+            first.append("began")
+            place = Place("farm", REGION, "aws")
+            builders = Builders(session(), {"sdctl:stack": "farm"}, str(ELSEWHERE))
+            builders.make_role(place.role_name, place.policies, place.principal)
+
+    # Between the look for other builds and the making of the role.
+    aws._open().events.register("before-call.iam.CreateRole", overtake)
+    with pytest.raises(ConflictError, match="ann on desk"):
+        build(aws=aws)
+    found = remains(aws)
+    assert (len(found["roles"]), len(found["profiles"]), found["instances"]) == (1, 1, [])
+    assert remove_leftovers(CONFIG, around(aws), takes_over=True) == 1
+    assert remains(aws) == NOTHING
+
+
+def test_a_role_that_was_made_by_a_request_whose_answer_was_lost_is_taken(guests: Guests) -> None:
+    place, me = Place("farm", REGION, "aws"), Owner.this_process()
+    builders = Builders(session(), {"sdctl:stack": "farm"}, str(me))
+    session().client("iam").create_role(
+        RoleName=place.role_name, AssumeRolePolicyDocument="{}", Tags=[{"Key": OWNER_TAG, "Value": str(me)}]
+    )
+    builders.make_role(place.role_name, place.policies, place.principal)
+    attached = session().client("iam").list_attached_role_policies(RoleName=place.role_name)
+    assert {one["PolicyName"] for one in attached["AttachedPolicies"]} == {
+        "AmazonEC2ContainerRegistryPullOnly", "AmazonSSMManagedInstanceCore", "AmazonEKSWorkerNodePolicy",
+    }  # fmt: skip
+
+
+def test_an_instance_that_is_listed_late_after_an_interrupt_is_removed(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = the_script()
+    script.plan(script.calls_of_a_build().index("RunInstances") + 1, kind=KeyboardInterrupt)
+    real, unlisted = Builders.instances, [3]
+
+    def instances(self: Builders, stack_tag: tuple[str, str]) -> list[BuilderInstance]:
+        if "RunInstances" in script.calls and unlisted[0]:
+            unlisted[0] -= 1
+            return []
+        return real(self, stack_tag)
+
+    monkeypatch.setattr(Builders, "instances", instances)
+    with pytest.raises(KeyboardInterrupt):
+        build(aws=script.aws)
+    assert unlisted == [0]
+    assert remains(session()) == NOTHING
+
+
+def fail_snapshots(monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    real = Ebs.get
+
+    def get(self: Ebs, snapshot_id: str) -> EbsSnapshot:
+        return replace(real(self, snapshot_id), state=state, reason="the key is gone")
+
+    monkeypatch.setattr(Ebs, "get", get)
+
+
+def test_a_snapshot_that_fails_is_deleted(guests: Guests, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_snapshots(monkeypatch, "error")
+    with pytest.raises(SnapshotError, match="the key is gone"):
+        build()
+    assert remains(session()) == NOTHING
+    assert snapshots(session()) == []
+
+
+def test_a_snapshot_that_was_not_awaited_is_named_and_taken_by_the_next_build(guests: Guests) -> None:
+    script, said = the_script(), list[str]()
+    script.plan(script.calls_of_a_build().index("CreateSnapshot") + 2, kind=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build(aws=script.aws, said=said)
+    script.plan(0)
+    [left] = snapshots(script.aws)
+    assert any(f"sdctl snapshot delete {left}" in text for text in said)
+    assert remains(script.aws) == NOTHING
+    assert build(aws=script.aws).snapshot_id == left
+
+
+def test_no_build_outlives_what_another_machine_waits_for() -> None:
+    clock, images = Time(), tuple(Image("r.io/a", str(n), f"sha256:{n:064x}", {}) for n in range(18))
+    listed = "\n".join(name for image in images for name in image.names)
+    cloud = create_autospec(Cloud, instance=True)
+    cloud.builders.return_value = (Builder("i-0", "running", "dead"),)
+    cloud.alike.return_value = ()
+    cloud.launch.return_value = "i-1"
+    cloud.create_snapshot.return_value = Made("snap-1", "pending")
+    cloud.snapshot.return_value = Made("snap-1", "completed")
+    cloud.instance_state.side_effect = ["terminated", "running", "running", "stopped", *["terminated"] * 2]
+
+    # Each wait and each command takes all the time that it has, of the pulls the last one.
+    def run(instance_id: str, script: tuple[str, ...], timeout_seconds: int) -> Ran:
+        is_quick = "pull-image" in script[1] and images[-1].pinned not in script[1]
+        clock.now += 1 if is_quick else timeout_seconds + 120
+        return Ran("50%" if "df" in script[-1] else listed)
+
+    def wait(probe: Any, *, awaited: str, timeout_seconds: float, state: Any = None) -> Any:
+        clock.now += timeout_seconds
+        return probe()
+
+    cloud.run.side_effect = run
+    site = Site("me", cloud, wait, lambda: clock.now, lambda text: None, lambda mark: False)
+    assert build_at(images, site) == Made("snap-1", "completed")
+    assert PULL_SECONDS + SNAPSHOT_SECONDS < clock.now < MAX_SECONDS
+
+
+def test_images_that_take_too_long_together_are_given_up(guests: Guests) -> None:
+    clock = Time()
+
+    def report(text: str) -> None:
+        clock.now += 0.6 * PULL_SECONDS if text.startswith("pulling") else 0
+
+    late = Around(session(), report, Owner.this_process(), clock.clock)
+    with pytest.raises(SnapshotError, match=f"before {AGENT.reference} took 2 hours"):
+        build_snapshot(CONFIG, IMAGES, PLAIN, late)
+    assert remains(session()) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("Client.InternalError: Client error on launch", "--kms-key"),
+        ("Client.VolumeLimitExceeded: Volume limit exceeded", "quota"),
+    ],
+)
+def test_an_instance_that_ends_as_it_begins_is_told_with_what_to_do(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch, reason: str, hint: str
+) -> None:
+    real = Builders.describe
+    monkeypatch.setattr(Builders, "describe", lambda self, name: ("terminated", reason, real(self, name)[2]))
+    with pytest.raises(SnapshotError, match=reason) as failed:
+        build()
+    assert hint in failed.value.hint
+    assert remains(session()) == NOTHING
 
 
 def answer(status: str, details: str, code: int = -1, **said: str) -> dict[str, Any]:

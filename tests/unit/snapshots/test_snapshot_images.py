@@ -107,7 +107,7 @@ def test_a_build_is_dead_when_its_process_is_or_when_none_takes_that_long() -> N
     assert not alive(Owner("me on desk", "abc", 11, 1000), running=False)
     assert not alive(me)  # an earlier build of this very process
     assert alive(Owner("ann on rack", "def", 11, 1000), running=False)
-    assert not alive(Owner("ann on rack", "def", 11, 1000), now=1000.0 + 7 * 3600)
+    assert not alive(Owner("ann on rack", "def", 11, 1000), now=1000.0 + 9 * 3600)
     assert not me.is_alive("", lambda: later)
 
 
