@@ -170,15 +170,14 @@ class Objects:
             )  # fmt: skip
         return str(answer["UploadId"]), answer.get("ChecksumType") == FULL_OBJECT
 
-    def put_part(self, key: str, upload_id: str, number: int, body: bytes) -> Part:
-        """Send one part, counted from 1."""
-        checksum = zlib.crc32(body)
+    def put_part(self, key: str, upload_id: str, number: int, body: bytes, crc32: int) -> Part:
+        """Send one part, counted from 1; S3 refuses it where `crc32` is not its own."""
         with aws_errors(f"store part {number} of {key} in the bucket {self.bucket}"):
             answer = self._client.upload_part(
                 Bucket=self.bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body,
-                ChecksumCRC32=encoded(checksum),
+                ChecksumCRC32=encoded(crc32),
             )  # fmt: skip
-        return Part(number, len(body), str(answer["ETag"]), checksum)
+        return Part(number, len(body), str(answer["ETag"]), crc32)
 
     def parts(self, key: str, upload_id: str) -> dict[int, tuple[int, str]] | None:
         """Return size and ETag of each part that an unfinished upload has; None where it is gone."""

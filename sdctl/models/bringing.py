@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-from sdctl.clients.objects import Listed, Objects, encoded
+from sdctl.clients.objects import Listed, Objects
 from sdctl.clients.remote_files import Remote
 from sdctl.errors import ConflictError, SdctlError, UsageError
 from sdctl.models import sending
@@ -88,13 +88,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One model under way: `seen` are the ranges that were examined, `crc32` that of a local file."""
+    """One model under way: `seen` are the ranges that were examined."""
 
     origin: Origin
     wish: Wish
     content: Content
     seen: Mapping[int, bytes]
-    crc32: int | None
 
 
 class Bringer:
@@ -217,9 +216,9 @@ class Bringer:
         folder = folder_name(wish.folder) if wish.folder else origin.folder or what.folder
         key = key_of(folder, name)
         self._claim(key)
-        sha256, crc32 = wish.sha256 or origin.sha256, None
+        sha256 = wish.sha256 or origin.sha256
         if isinstance(content, LocalFile):
-            actual, crc32 = self._hashes.of(content)
+            actual = self._hashes.of(content)
             if sha256 and actual != sha256:
                 raise BadModelError(
                     f"the file's SHA-256 is {actual}, and should be {sha256}; nothing was stored"
@@ -227,12 +226,11 @@ class Bringer:
             sha256 = actual
         self._progress.started(origin, key, content.size_bytes)
         entry = Entry(
-            key, what.type, what.base, what.format, content.size_bytes, sha256,
-            "" if crc32 is None else encoded(crc32), "", "", origin.source,
+            key, what.type, what.base, what.format, content.size_bytes, sha256, "", "", "", origin.source,
             self._now().isoformat(timespec="seconds"),
         )  # fmt: skip
         warning = _misplaced(what, folder)
-        return replace(self._store(_Task(origin, wish, content, seen.ranges, crc32), entry), warning=warning)
+        return replace(self._store(_Task(origin, wish, content, seen.ranges), entry), warning=warning)
 
     def _examined(self, origin: Origin, wish: Wish, seen: Seen) -> Identity:
         """Tell what a content is; what cannot be told needs a folder and a fitting suffix."""
@@ -313,18 +311,17 @@ class Bringer:
         return None
 
     def _send(self, task: _Task, entry: Entry) -> Entry:
-        content, identity, readers = task.content, entry.source, 1
+        content = task.content
+        wanted = Sending(content, entry.key, entry.source, metadata_of(entry), entry.sha256, seen=task.seen)
         if isinstance(content, LocalFile):
-            identity = content.identity
+            wanted = replace(wanted, identity=content.identity, is_hashed=True, still_same=content.still_same)
         elif isinstance(content, Remote):
-            identity = f"{entry.source}\0{content.size_bytes}\0{content.etag}"
-            readers = sending.WINDOW if content.has_ranges else 1
-        sent = self._sender.send(
-            Sending(
-                content, entry.key, identity, metadata_of(entry), sha256=entry.sha256, crc32=task.crc32,
-                readers=readers, seen=task.seen,
+            wanted = replace(
+                wanted,
+                identity=f"{entry.source}\0{content.size_bytes}\0{content.etag}",
+                readers=sending.READERS if content.has_ranges else 1,
             )
-        )  # fmt: skip
+        sent = self._sender.send(wanted)
         stored = replace(entry, sha256=sent.sha256, crc32=sent.crc32, checksum=sent.checksum, etag=sent.etag)
         if entry.sha256 or content.size_bytes <= sending.PART_BYTES:
             return stored

@@ -1,4 +1,4 @@
-"""SHA-256 and CRC-32 of a content that passes by once, kept so that another process can go on.
+"""SHA-256 of a content that passes by once, kept so that another process can go on.
 
 Python's hash objects cannot be stored. OpenSSL, which they are made of, keeps the state in a plain structure;
 where it cannot be reached, an interrupted upload begins anew.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import zlib
 from functools import cache
 from typing import Any, Final
 
@@ -18,11 +17,10 @@ _STATE_BYTES: Final = 112
 
 
 class Digest:
-    """What has been read so far, as hash and checksum."""
+    """What has been read so far, as a hash."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.crc32 = 0
         self._library = _openssl()
         self._state = ctypes.create_string_buffer(_STATE_BYTES)
         self._plain: Any = None
@@ -33,7 +31,6 @@ class Digest:
 
     def update(self, data: bytes) -> None:
         """Take the next bytes."""
-        self.crc32 = zlib.crc32(data, self.crc32)
         if self._library is None:
             self._plain.update(data)
         else:
@@ -48,16 +45,15 @@ class Digest:
 
     def save(self) -> str | None:
         """Return what `restored` goes on from; None where that cannot be told."""
-        return None if self._library is None else f"{self.crc32:08x}{self._state.raw.hex()}"
+        return None if self._library is None else self._state.raw.hex()
 
 
 def restored(saved: str) -> Digest | None:
     """Go on from what `save` returned; None where this Python cannot."""
     digest = Digest()
-    if digest._library is None or len(saved) != 8 + 2 * _STATE_BYTES:
+    if digest._library is None or len(saved) != 2 * _STATE_BYTES:
         return None
-    digest.crc32 = int(saved[:8], 16)
-    digest._state = ctypes.create_string_buffer(bytes.fromhex(saved[8:]), _STATE_BYTES)
+    digest._state = ctypes.create_string_buffer(bytes.fromhex(saved), _STATE_BYTES)
     return digest
 
 

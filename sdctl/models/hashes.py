@@ -1,15 +1,16 @@
-"""SHA-256 and CRC-32 of local files, kept in the state folder as long as a file is the same."""
+"""SHA-256 of local files, kept in the state folder as long as a file is the same."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
 
-from sdctl.models.digest import Digest
 from sdctl.models.sources import LocalFile
 
 _CHUNK_BYTES: Final = 4 * 1024**2
@@ -22,26 +23,39 @@ class Hashes:
     def __init__(self, path: Path) -> None:
         """Keep them in one JSON file, which is read when it is needed."""
         self._path = path
-        self._kept: dict[str, tuple[str, int]] | None = None
+        self._kept: dict[str, str] | None = None
+        self._under_way: dict[str, Future[str]] = {}
         self._lock = threading.Lock()
         self._is_changed = False
 
-    def of(self, file: LocalFile) -> tuple[str, int]:
-        """Return SHA-256 in hex and CRC-32 of a file, which is read only where it is new or has changed."""
+    def of(self, file: LocalFile) -> str:
+        """Return the SHA-256 of a file in hex; it is read only where it is new or has changed.
+
+        Raises:
+            BadModelError: it became shorter, or changed while it was read.
+        """
         with self._lock:
             if self._kept is None:
                 self._kept = self._read()
-            known = self._kept.get(file.identity)
-        if known is not None:
-            return known
-        digest = Digest()
-        for start in range(0, file.size_bytes, _CHUNK_BYTES):
-            digest.update(file.read(start, min(_CHUNK_BYTES, file.size_bytes - start)))
-        found = digest.sha256, digest.crc32
-        with self._lock:
-            self._kept[file.identity] = found
-            self._is_changed = True
-        return found
+            if file.identity in self._kept:
+                return self._kept[file.identity]
+            other = self._under_way.get(file.identity)
+            if other is None:
+                own = self._under_way[file.identity] = Future[str]()
+        if other is not None:
+            return other.result()
+        try:
+            own.set_result(_sha256(file))
+        except BaseException as error:
+            own.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._under_way[file.identity]
+                if own.exception() is None:
+                    self._kept[file.identity] = own.result()
+                    self._is_changed = True
+        return own.result()
 
     def save(self) -> None:
         """Keep what was computed; the oldest are dropped."""
@@ -60,11 +74,19 @@ class Hashes:
             Path(name).unlink(missing_ok=True)
             raise
 
-    def _read(self) -> dict[str, tuple[str, int]]:
+    def _read(self) -> dict[str, str]:
         try:
             document = json.loads(self._path.read_text(encoding="utf-8"))
-            return {str(key): (str(sha256), int(crc32)) for key, (sha256, crc32) in document.items()}
+            return {key: sha256 for key, sha256 in document.items() if isinstance(sha256, str)}
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, AttributeError):
             return {}  # it is rebuilt from the files
+
+
+def _sha256(file: LocalFile) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, file.size_bytes, _CHUNK_BYTES):
+        digest.update(file.read(start, min(_CHUNK_BYTES, file.size_bytes - start)))
+    file.still_same()
+    return digest.hexdigest()

@@ -45,7 +45,8 @@ class Journal:
         try:
             document = json.loads(self._path(place).read_text(encoding="utf-8"))
             parts = {one["number"]: Part(**one) for one in document.pop("parts")}
-            return Unfinished(**document, parts=parts)
+            found = Unfinished(**document, parts=parts)
+            return found if len(found.crc32s) == found.hashed_parts else None
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError):

@@ -1,7 +1,9 @@
-"""One content into one object: read once, hashed in order, sent in parts from several threads.
+"""One content into one object, sent in parts from several threads.
 
-Only so many parts are in memory at a time. The object appears when everything has been checked; what fails
-a check leaves nothing, what is merely interrupted leaves its parts for the next run.
+What has been hashed before, as a local file, is read and sent by each thread alone. What passes by once is
+read ahead and hashed in order on its way. Only so many parts are in memory at a time. The object appears when
+everything has been checked; what fails a check leaves nothing, what is merely interrupted leaves its parts
+for the next run.
 """
 
 from __future__ import annotations
@@ -17,14 +19,20 @@ from functools import partial
 from typing import Final
 
 from sdctl.clients.objects import MAX_PARTS, Objects, composite, encoded
+from sdctl.models.crc import combined_crc32
 from sdctl.models.digest import Digest, restored
 from sdctl.models.head import BadModelError, Content
 from sdctl.models.resume import Journal, Unfinished
 from sdctl.models.threads import Workers
 
+# A content up to this size goes out whole; a stream's parts have it.
 PART_BYTES: Final = 8 * 1024**2
-# Parts in memory, being read or sent.
-WINDOW: Final = 6
+# Parts of a stream in memory, being read or sent, and the threads that send them.
+_WINDOW: Final = 8
+_SENDERS: Final = 5
+READERS: Final = 4
+# What needs no hashing on its way costs least in larger parts: measured with 8, 16 and 32 MiB.
+_KNOWN_FACTOR: Final = 2
 _SAVE_SECONDS: Final = 1.0
 
 
@@ -33,9 +41,9 @@ class Sending:
     """What to send where.
 
     `identity` names this very content for a later run; `sha256` is what it must have, empty where nobody
-    says; `crc32` is that of an earlier reading, which must not have changed. `seen` are the ranges that were
-    examined: what is sent must have the same bytes there. `readers` is how many threads read: one is enough
-    for a disk, and all that a stream allows.
+    says. `is_hashed` says that it was hashed a moment ago; `still_same` then raises BadModelError where the
+    content has changed since. `seen` are the ranges that were examined: what is sent must have the same
+    bytes there. `readers` is how many threads may read a content that is not hashed: one, of a stream.
     """
 
     content: Content
@@ -43,14 +51,10 @@ class Sending:
     identity: str
     metadata: Mapping[str, str]
     sha256: str = ""
-    crc32: int | None = None
-    readers: int = WINDOW
+    is_hashed: bool = False
+    still_same: Callable[[], None] = lambda: None
+    readers: int = READERS
     seen: Mapping[int, bytes] = field(default_factory=dict)
-
-    @property
-    def is_hashed(self) -> bool:
-        """Tell whether it was hashed a moment ago: its CRC-32 then tells that it is still the same."""
-        return bool(self.sha256) and self.crc32 is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,8 @@ class Sent:
     etag: str
 
 
-def part_size(size_bytes: int) -> int:
-    """Choose the size of parts: small enough for memory, large enough for S3's limit on their number."""
-    part_bytes = PART_BYTES
+def part_size(size_bytes: int, part_bytes: int) -> int:
+    """Choose the size of parts: `part_bytes`, or as much more as S3's limit on their number needs."""
     while part_bytes * MAX_PARTS < size_bytes:
         part_bytes *= 2
     return part_bytes
@@ -98,17 +101,18 @@ class Sender:
         size_bytes = wanted.content.size_bytes
         if size_bytes <= PART_BYTES:
             return self._send_whole(wanted)
-        return _Upload(self, wanted, part_size(size_bytes)).run()
+        part_bytes = PART_BYTES * (_KNOWN_FACTOR if wanted.is_hashed else 1)
+        return _Upload(self, wanted, part_size(size_bytes, part_bytes)).run()
 
     def _send_whole(self, wanted: Sending) -> Sent:
         data = wanted.content.read(0, wanted.content.size_bytes)
         check_seen(wanted.seen, 0, data)
         sha256, crc32 = wanted.sha256, zlib.crc32(data)
-        if not sha256 or crc32 != wanted.crc32:  # else it has been hashed a moment ago
+        if not wanted.is_hashed:
             digest = Digest()
             digest.update(data)
-            check_digest(wanted, digest)
             sha256 = digest.sha256
+        check_sha256(wanted, sha256)
         metadata = {**wanted.metadata, "sha256": sha256}
         etag = self._objects.put(wanted.key, data, crc32, metadata)
         self._on_bytes(wanted.key, len(data))
@@ -124,9 +128,11 @@ class _Upload:
         self._objects, self._journal = sender._objects, sender._journal
         self._on_bytes, self._clock = sender._on_bytes, sender._clock
         self._place = f"{self._objects.bucket}/{wanted.key}"
-        self._slots = threading.Semaphore(WINDOW)
+        self._slots = threading.Semaphore(_WINDOW)
         self._lock = threading.Lock()
         self._failed = threading.Event()
+        self._senders = Workers(_SENDERS, "send")
+        self._sent: list[Future[None]] = []
         self._digest = Digest()
         self._saved_at = self._clock()
         self._state = self._resumed() or self._begun()
@@ -134,7 +140,7 @@ class _Upload:
     def run(self) -> Sent:
         try:
             self._transfer()
-            check_digest(self._wanted, self._digest)
+            check_sha256(self._wanted, self._sha256)
         except BadModelError:
             self._objects.abort(self._wanted.key, self._state.upload_id)
             self._journal.forget(self._place)
@@ -145,6 +151,14 @@ class _Upload:
         sent = self._finish()
         self._journal.forget(self._place)
         return sent
+
+    @property
+    def _sha256(self) -> str:
+        return self._wanted.sha256 if self._wanted.is_hashed else self._digest.sha256
+
+    def _todo(self) -> list[int]:
+        count = -(-self._wanted.content.size_bytes // self._part_bytes)
+        return [number for number in range(1, count + 1) if number not in self._state.parts]
 
     def _resumed(self) -> Unfinished | None:
         """Take up what an earlier run left, where it is of this very content and still there."""
@@ -161,7 +175,8 @@ class _Upload:
         found.parts = {
             number: part
             for number, part in found.parts.items()
-            if stored.get(number) == (part.size_bytes, part.etag) and number <= found.hashed_parts
+            if stored.get(number) == (part.size_bytes, part.etag)
+            and (self._wanted.is_hashed or number <= found.hashed_parts)
         }
         self._digest = digest
         for part in found.parts.values():
@@ -176,36 +191,51 @@ class _Upload:
         return state
 
     def _transfer(self) -> None:
+        try:
+            if self._wanted.is_hashed:
+                self._send_known()
+            else:
+                self._pass_on()
+            for one in self._sent:
+                one.result()
+        except Exception:
+            self._failed.set()
+            wait_for(self._sent)  # what is on its way must have arrived before it can be dropped
+            raise
+        finally:
+            self._failed.set()
+            self._senders.close()
+
+    def _send_known(self) -> None:
+        """Read and send in parallel; no part waits for another."""
+        for number in self._todo():
+            self._sent.append(self._senders.submit(partial(self._read_and_send, number)))
+
+    def _read_and_send(self, number: int) -> None:
+        if not self._failed.is_set():
+            data = self._read_part(number)
+            check_seen(self._wanted.seen, (number - 1) * self._part_bytes, data)
+            self._send_part(number, data, zlib.crc32(data))
+
+    def _pass_on(self) -> None:
         """Read ahead in parallel, hash in order, send in parallel."""
-        wanted, part_bytes = self._wanted, self._part_bytes
-        size_bytes = wanted.content.size_bytes
-        todo = [
-            number for number in range(1, -(-size_bytes // part_bytes) + 1) if number not in self._state.parts
-        ]
-        readers = Workers(wanted.readers, "read")
-        senders = Workers(WINDOW, "send")
-        read: dict[int, Future[bytes]] = {}
-        sent: list[Future[None]] = []
+        readers, hasher = Workers(self._wanted.readers, "read"), Workers(1, "hash")
+        todo = self._todo()
         ahead = iter(todo)
+        read: dict[int, Future[bytes]] = {}
         try:
             for number in todo:
                 self._read_ahead(readers, ahead, read, needed=number)
                 data = read.pop(number).result()
-                self._take(number, data)
-                sent.append(senders.submit(partial(self._send_part, number, data)))
+                # Not in this thread: Ctrl-C may come between any two steps of it.
+                crc32 = hasher.submit(partial(self._take, number, data)).result()
+                self._sent.append(self._senders.submit(partial(self._send_taken, number, data, crc32)))
                 del data
                 if self._failed.is_set():
-                    break
-            for one in sent:
-                one.result()
-        except Exception:
-            self._failed.set()
-            wait_for(sent)  # what is on its way must have arrived before it can be dropped
-            raise
+                    return
         finally:
-            self._failed.set()
             readers.close()
-            senders.close()
+            hasher.close()
 
     def _read_ahead(self, readers: Workers, ahead: Iterator[int], read: dict[int, Future[bytes]],
                     needed: int) -> None:  # fmt: skip
@@ -222,31 +252,38 @@ class _Upload:
         length = min(self._part_bytes, self._wanted.content.size_bytes - start)
         return self._wanted.content.read(start, length)
 
-    def _take(self, number: int, data: bytes) -> None:
-        """Check and hash the next part; one that an earlier run has hashed must be the same again."""
+    def _take(self, number: int, data: bytes) -> int:
+        """Check and hash the next part; one that an earlier run has hashed must be the same again.
+
+        Returns:
+            The part's CRC-32.
+        """
         check_seen(self._wanted.seen, (number - 1) * self._part_bytes, data)
+        crc32 = zlib.crc32(data)
         with self._lock:
             if number <= self._state.hashed_parts:
-                if zlib.crc32(data) != self._state.crc32s[number - 1]:
+                if crc32 != self._state.crc32s[number - 1]:
                     raise BadModelError("the source changed since the upload was interrupted; it begins anew")
-                return
-            if self._wanted.is_hashed:
-                self._digest.crc32 = zlib.crc32(data, self._digest.crc32)
             else:
                 self._digest.update(data)
-            self._state.hashed_parts = number
-            self._state.crc32s.append(zlib.crc32(data))
+                self._state.hashed_parts = number
+                self._state.crc32s.append(crc32)
+        return crc32
 
-    def _send_part(self, number: int, data: bytes) -> None:
+    def _send_taken(self, number: int, data: bytes, crc32: int) -> None:
         try:
-            if self._failed.is_set():
-                return
-            part = self._objects.put_part(self._wanted.key, self._state.upload_id, number, data)
+            self._send_part(number, data, crc32)
+        finally:
+            self._slots.release()
+
+    def _send_part(self, number: int, data: bytes, crc32: int) -> None:
+        if self._failed.is_set():
+            return
+        try:
+            part = self._objects.put_part(self._wanted.key, self._state.upload_id, number, data, crc32)
         except BaseException:
             self._failed.set()
             raise
-        finally:
-            self._slots.release()
         with self._lock:
             self._state.parts[number] = part
             is_due = self._clock() - self._saved_at > _SAVE_SECONDS
@@ -262,25 +299,23 @@ class _Upload:
 
     def _finish(self) -> Sent:
         parts = [self._state.parts[number] for number in sorted(self._state.parts)]
-        full = self._digest.crc32
+        full = combined_crc32([(one.crc32, one.size_bytes) for one in parts])
         is_full = self._state.is_full_object
         etag = self._objects.finish(self._wanted.key, self._state.upload_id, parts, full if is_full else None)
         checksum = encoded(full) if is_full else composite(parts)
-        sha256 = self._wanted.sha256 if self._wanted.is_hashed else self._digest.sha256
-        return Sent(sha256, encoded(full), checksum, etag)
+        return Sent(self._sha256, encoded(full), checksum, etag)
 
 
-def check_digest(wanted: Sending, digest: Digest) -> None:
+def check_sha256(wanted: Sending, sha256: str) -> None:
     """Compare what was read with what it must be.
 
     Raises:
-        BadModelError: it is something else.
+        BadModelError: it is something else, or has changed meanwhile.
     """
-    if wanted.crc32 is not None and digest.crc32 != wanted.crc32:
-        raise BadModelError("the file changed while it was uploaded; nothing was stored")
-    if wanted.sha256 and not wanted.is_hashed and digest.sha256 != wanted.sha256:
+    wanted.still_same()
+    if wanted.sha256 and sha256 != wanted.sha256:
         raise BadModelError(
-            f"the content's SHA-256 is {digest.sha256}, and should be {wanted.sha256}; nothing was stored"
+            f"the content's SHA-256 is {sha256}, and should be {wanted.sha256}; nothing was stored"
         )
 
 

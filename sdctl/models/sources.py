@@ -23,6 +23,8 @@ from sdctl.models.names import MODEL_SUFFIXES, OTHER_SUFFIXES
 from sdctl.models.published import Published
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+# Windows has no reading at a place.
+_READ_AT: Final = getattr(os, "pread", None)
 _REMOTE: Final = ("https://", "http://", "hf:", "civitai:")
 
 
@@ -113,10 +115,22 @@ class LocalFile:
         """Open it."""
         self.path = path
         self._file = path.open("rb", buffering=0)
-        status = os.fstat(self._file.fileno())
-        self.size_bytes = status.st_size
-        self.identity = f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+        self.size_bytes, self.identity = self._look()
         self._lock = threading.Lock()
+
+    def _look(self) -> tuple[int, str]:
+        status = os.fstat(self._file.fileno())
+        seen = f"{self.path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+        return status.st_size, seen
+
+    def still_same(self) -> None:
+        """Look whether somebody has written into it since it was opened.
+
+        Raises:
+            BadModelError: somebody has.
+        """
+        if self._look()[1] != self.identity:
+            raise BadModelError(f"{self.path} changed while it was read; nothing was stored")
 
     def read(self, start: int, length: int) -> bytes:
         """Return exactly these bytes.
@@ -124,14 +138,20 @@ class LocalFile:
         Raises:
             BadModelError: the file has become shorter.
         """
-        with self._lock:
-            self._file.seek(start)
-            data = self._file.read(length) or b""
-            while 0 < len(data) < length and (more := self._file.read(length - len(data))):
-                data += more
+        data = self._piece(start, length)
+        while 0 < len(data) < length and (more := self._piece(start + len(data), length - len(data))):
+            data += more
         if len(data) != length:
             raise BadModelError(f"{self.path} became shorter while it was read")
         return data
+
+    def _piece(self, start: int, length: int) -> bytes:
+        if _READ_AT is not None:
+            data: bytes = _READ_AT(self._file.fileno(), length, start)
+            return data
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(length) or b""
 
     def close(self) -> None:
         """Close it."""

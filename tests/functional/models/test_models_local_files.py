@@ -46,7 +46,7 @@ def test_a_file_of_several_parts_arrives_whole_and_with_its_hash(desk: Desk) -> 
     (row,) = desk.upload("xl.safetensors")["models"]
     assert desk.body(row["key"]) == data
     assert desk.objects.look(row["key"]).metadata["sha256"] == hashlib.sha256(data).hexdigest()  # type: ignore[union-attr]
-    assert row["checksum"].endswith("-3")
+    assert row["checksum"].endswith("-2")
     assert desk.unfinished() == []
 
 
@@ -215,7 +215,7 @@ def test_a_file_that_changes_while_it_is_sent_leaves_no_object(
 
     monkeypatch.setattr(Objects, "start", start)
     ran = desk.run("upload", "a.safetensors", "-o", "json")
-    assert "changed while it was uploaded" in ran.error["message"]
+    assert "changed while it was read" in ran.error["message"]
     assert (desk.keys(), desk.unfinished()) == ([], [])
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import hashlib
+import itertools
 import json
+import os
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +16,8 @@ from fakes.model_sources import COMMIT, File, Sources
 from functional.models.conftest import PART, Desk
 from sdctl.clients.downloads import NO_TOKEN, Downloads
 from sdctl.clients.remote_files import Remote
+from sdctl.deployments import home
+from sdctl.models.digest import Digest
 from support.model_files import KINDS, kind, torch_pickle, torch_zip
 
 LARGE = 2 * PART + 1000  # three parts
@@ -97,6 +103,29 @@ def test_a_server_that_goes_away_is_given_up_and_the_next_run_goes_on(
     assert row["sha256"] == hashlib.sha256(large).hexdigest()
     assert sources.sent_bytes < PART  # the first two parts are there already
     assert desk.unfinished() == []
+
+
+def test_ctrl_c_in_the_middle_of_hashing_is_gone_on_from(
+    desk: Desk, sources: Sources, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = sources.add("/model.safetensors", large)
+    update, count = Digest.update, itertools.count(1)
+
+    def interrupted(self: Digest, data: bytes) -> None:
+        update(self, data)
+        if next(count) == 2:
+            _thread.interrupt_main()
+            time.sleep(0.3)
+
+    monkeypatch.setattr(Digest, "update", interrupted)
+    assert desk.run("upload", url).code == 130
+    (kept,) = home(os.environ).glob("models/*/uploads/*.json")
+    state = json.loads(kept.read_text())
+    assert len(state["crc32s"]) == state["hashed_parts"] >= 2
+    monkeypatch.setattr(Digest, "update", update)
+    (row,) = desk.upload(url)["models"]
+    assert row["sha256"] == hashlib.sha256(large).hexdigest()
+    assert (desk.body(row["key"]), desk.unfinished()) == (large, [])
 
 
 def test_a_source_that_changed_since_begins_anew(desk: Desk, sources: Sources, large: bytes) -> None:
