@@ -18,15 +18,21 @@ from sdctl.errors import SdctlError, UsageError
 SAFETENSORS: Final = "safetensors"
 PICKLE: Final = "pickle"
 
-# The format allows 100 MB; the largest in use, of merged models with their recipe, have under 5.
-MAX_HEADER_BYTES: Final = 16 * 1024**2
+# The format allows 100 MB, which would cost gigabytes once it is parsed; the largest in use, of merged models
+# with their recipe, have under 5.
+MAX_HEADER_BYTES: Final = 8 * 1024**2
 MAX_TENSORS: Final = 100_000
-# https://huggingface.co/docs/safetensors/index#format and the types of its 0.6 release
+# A tensor has an object and two lists; metadata may quote some more.
+_MAX_BRACKETS: Final = 5 * MAX_TENSORS
+# https://huggingface.co/docs/safetensors/index#format and the types of its reference implementation
 _BITS: Final = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64,
     "U32": 32, "U16": 16, "U8": 8, "BOOL": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
-    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4, "C64": 64,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4, "C64": 64,
 }  # fmt: skip
+
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 
 
 class BadModelError(UsageError):
@@ -72,6 +78,10 @@ def read_head(content: Content) -> Head | None:
     start = content.read(0, min(16, content.size_bytes))
     if is_page(start):
         raise BadModelError("what came is a web page, not a model")
+    if start == _LFS_POINTER[: len(start)] and start:
+        raise BadModelError(
+            "it is only a pointer of Git LFS, not the model", hint="git lfs pull fetches the files themselves"
+        )
     if start[8:9] == b"{":
         return _safetensors(content, int.from_bytes(start[:8], "little"))
     if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
@@ -96,7 +106,10 @@ def _safetensors(content: Content, header_bytes: int) -> Head:
         raise BadModelError(
             f"the safetensors header has {header_bytes} bytes; no model in use has over {MAX_HEADER_BYTES}"
         )
-    header = _parsed(content.read(8, header_bytes))
+    text = content.read(8, header_bytes)
+    if text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
+        raise BadModelError(f"the safetensors header describes more than {MAX_TENSORS} tensors")
+    header = _parsed(text)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise BadModelError("the safetensors metadata is no map of texts")

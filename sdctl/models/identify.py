@@ -6,6 +6,7 @@ The names are those of the published architectures; each rule says which. A file
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,13 @@ UNKNOWN: Final = "unknown"
 CHECKPOINT, LORA, VAE, CONTROLNET, EMBEDDING, UPSCALER, FACE_RESTORER, TEXT_ENCODER = (
     "checkpoint", "lora", "vae", "controlnet", "embedding", "upscaler", "face-restorer", "text-encoder",
 )  # fmt: skip
-SD1, SD2, SDXL, SDXL_REFINER, SD3, FLUX = "SD1", "SD2", "SDXL", "SDXL refiner", "SD3", "Flux"
+# A diffusion model without text encoder and VAE, as ComfyUI alone loads it; and relatives of the above.
+DIFFUSION_MODEL, IP_ADAPTER, CLIP_VISION, HYPERNETWORK = (
+    "diffusion-model", "ip-adapter", "clip-vision", "hypernetwork",
+)  # fmt: skip
+SD1, SD2, SDXL, SDXL_REFINER, SD3, FLUX, FLUX2, SVD = (
+    "SD1", "SD2", "SDXL", "SDXL refiner", "SD3", "Flux", "Flux.2", "SVD",
+)  # fmt: skip
 
 CHECKPOINT_FOLDER: Final = "Stable-diffusion"
 # The guide's tree of the bucket.
@@ -25,22 +32,44 @@ FOLDERS: Final = (
     "CLIP", "Codeformer", "ControlNet", "ESRGAN", "GFPGAN", "LDSR", "Lora", "RealESRGAN", "ScuNET",
     CHECKPOINT_FOLDER, "SwinIR", "VAE", "VAE-approx", "embeddings", "hypernetworks",
 )  # fmt: skip
+# The last two are no folders of the guide; the chart gives them to ComfyUI under these names.
 _FOLDER_OF: Final = {
     CHECKPOINT: CHECKPOINT_FOLDER, LORA: "Lora", VAE: "VAE", CONTROLNET: "ControlNet",
-    EMBEDDING: "embeddings", TEXT_ENCODER: "CLIP",
+    EMBEDDING: "embeddings", TEXT_ENCODER: "CLIP", IP_ADAPTER: "ControlNet", HYPERNETWORK: "hypernetworks",
+    DIFFUSION_MODEL: "diffusion_models", CLIP_VISION: "clip_vision",
 }  # fmt: skip
 
 # Which base model an attention to the text is of, by the width of the text's vectors.
 _BY_TEXT_WIDTH: Final = {768: SD1, 1024: SD2, 1280: SDXL_REFINER, 2048: SDXL}
-_DOWNS: Final = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight")
-_ESRGAN: Final = {
+# Which transformer a LoRA is of, by its width: SD3 medium, SD3.5 large, Flux.
+_BY_WIDTH: Final = {1536: SD3, 2432: SD3, 3072: FLUX}
+_DOWNS: Final = (
+    ".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight",
+    ".lora_linear_layer.down.weight", "lora1.down.weight",
+)  # fmt: skip
+_LORA_MARKS: Final = (
+    *_DOWNS, ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".oft_diag", ".dora_scale",
+)  # fmt: skip
+_LORA_STARTS: Final = (
+    "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_", "lycoris_",
+)  # fmt: skip
+_CONTROLNET_STARTS: Final = (
+    "input_hint_block.0.weight", "control_model.input_hint_block.0.weight",
+    "controlnet_cond_embedding.conv_in.weight", "lllite_unet", "controlnet_x_embedder.weight",
+    "controlnet_blocks.0.", "adapter.body.0.", "body.0.block1.weight",
+)  # fmt: skip
+_ESRGAN: Final = frozenset({
     "model.1.sub.0.RDB1.conv1.0.weight", "body.0.rdb1.conv1.weight", "RRDB_trunk.0.RDB1.conv1.weight",
-}  # fmt: skip
+})  # fmt: skip
+_HYPERNETWORK: Final = re.compile(r"linear(\.\d+|1|2)\.(weight|bias)")
 _UNET: Final = "model.diffusion_model."
+_FIRST_CONVOLUTION: Final = "input_blocks.0.0.weight"
+# Of the latent diffusion that scales pictures up: its channels, and the picture beside the latents.
+_LDSR_CONVOLUTION: Final = (160, 6)
 _TRAINED_ON: Final = (("sdxl", SDXL), ("sd_v1", SD1), ("sd_v2", SD2), ("sd3", SD3), ("flux", FLUX))
 _ARCHITECTURES: Final = (
-    ("stable-diffusion-xl", SDXL), ("stable-diffusion-v1", SD1), ("stable-diffusion-v2", SD2),
-    ("stable-diffusion-3", SD3), ("flux", FLUX),
+    ("stable-diffusion-xl-v1-refiner", SDXL_REFINER), ("stable-diffusion-xl", SDXL),
+    ("stable-diffusion-v1", SD1), ("stable-diffusion-v2", SD2), ("stable-diffusion-3", SD3), ("flux", FLUX),
 )  # fmt: skip
 
 
@@ -57,7 +86,7 @@ class Identity:
 def identify(head: Head) -> Identity:
     """Tell what kind of model a head is of."""
     shapes = head.shapes
-    for rule in (_lora, _controlnet, _checkpoint, _vae, _embedding, _upscaler, _text_encoder):
+    for rule in _RULES:
         found = rule(shapes, head.metadata)
         if found is not None:
             kind, base, folder = found
@@ -70,10 +99,17 @@ Metadata = Mapping[str, str]
 Found = tuple[str, str, str] | None
 
 
+def _ip_adapter(shapes: Shapes, _metadata: Metadata) -> Found:
+    """An IP-Adapter; some hold a LoRA as well."""
+    for name, shape in shapes.items():
+        if name.endswith(".to_k_ip.weight"):
+            return IP_ADAPTER, _BY_TEXT_WIDTH.get(shape[-1], "") if shape else "", ""
+    return None
+
+
 def _lora(shapes: Shapes, metadata: Metadata) -> Found:
-    """LoRA and its relatives: of kohya's scripts (`lora_unet_…`), LyCORIS, and PEFT (`….lora_A.weight`)."""
-    marks = (*_DOWNS, ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".dora_scale")
-    if not any(name.endswith(marks) for name in shapes):
+    """LoRA and its relatives: of kohya's scripts (`lora_unet_…`), LyCORIS, diffusers and PEFT."""
+    if not any(name.endswith(_LORA_MARKS) or name.startswith(_LORA_STARTS) for name in shapes):
         return None
     return LORA, _declared(metadata) or _lora_base(shapes), ""
 
@@ -89,55 +125,88 @@ def _declared(metadata: Metadata) -> str:
 
 
 def _lora_base(shapes: Shapes) -> str:
-    if _has(shapes, "double_blocks", "single_transformer_blocks"):
+    if _has(shapes, "double_blocks", "single_blocks", "single_transformer_blocks"):
         return FLUX
     if _has(shapes, "joint_blocks"):
         return SD3
-    if any(name.startswith(("lora_te2_", "text_encoder_2.")) for name in shapes):
+    # SDXL alone has a second text encoder, several transformer blocks in a row, and these names in LoRAs.
+    marks = ("lora_te2_", "text_encoder_2.", "lora_unet_input_blocks_", "lora_unet_output_blocks_")
+    if any(name.startswith(marks) for name in shapes):
+        return SDXL
+    if any("attentions" in name and re.search(r"transformer_blocks[._]1[._]", name) for name in shapes):
         return SDXL
     for name, shape in shapes.items():
-        if "attn2" in name and "to_k" in name and name.endswith(_DOWNS) and len(shape) >= 2:
+        if len(shape) < 2 or not name.endswith((*_DOWNS, ".hada_w1_b")):
+            continue
+        if ("attn2" in name and "to_k" in name) or (name.startswith("lora_te_") and "self_attn" in name):
             return _BY_TEXT_WIDTH.get(shape[1], "")
+        if "transformer.transformer_blocks." in name and ".attn.to_q." in name:
+            return _BY_WIDTH.get(shape[1], "")
     return ""
 
 
 def _controlnet(shapes: Shapes, _metadata: Metadata) -> Found:
-    """ControlNet as its authors publish it, cut down to the network alone, and as diffusers writes it."""
-    marks = (
-        "input_hint_block.0.weight", "control_model.input_hint_block.0.weight",
-        "controlnet_cond_embedding.conv_in.weight", "lllite_unet", "controlnet_x_embedder.weight",
-    )  # fmt: skip
-    if not any(name.startswith(marks) for name in shapes):
+    """ControlNet as its authors publish it, cut down to the network alone, of diffusers, and T2I-Adapter."""
+    if not any(name.startswith(_CONTROLNET_STARTS) for name in shapes):
         return None
-    return CONTROLNET, FLUX if _has(shapes, "controlnet_x_embedder") else _text_base(shapes), ""
+    if _has(shapes, "controlnet_x_embedder", "double_blocks."):
+        return CONTROLNET, FLUX, ""
+    if any(name.startswith(("pos_embed_input.", "joint_blocks.")) for name in shapes):
+        return CONTROLNET, SD3, ""
+    return CONTROLNET, SDXL if _has(shapes, "lllite_unet") else _text_base(shapes), ""
 
 
 def _text_base(shapes: Shapes) -> str:
     """Read the base model from any attention to the text."""
     for name, shape in shapes.items():
-        if name.endswith("attn2.to_k.weight") and len(shape) == 2:
+        if name.endswith(("attn2.to_k.weight", "attn2.to_k.down")) and len(shape) == 2:
             return _BY_TEXT_WIDTH.get(shape[1], "")
     return ""
 
 
 def _checkpoint(shapes: Shapes, metadata: Metadata) -> Found:
-    """A whole checkpoint, or its diffusion model alone, as Stability AI and Black Forest Labs name it."""
+    """A whole checkpoint, or a newer one's diffusion model alone, as its authors name it.
+
+    SD WebUI's relatives take Flux's and SD3's diffusion model alone for a checkpoint.
+    """
     bare = {
         name.removeprefix(_UNET)
         for name in shapes
-        if name.startswith((_UNET, "double_blocks.", "joint_blocks."))
+        if name.startswith((_UNET, "double_blocks.", "joint_blocks.", "double_stream_modulation", "txt_in."))
     }
-    if any(name.startswith("double_blocks.0.img_attn") for name in bare):
-        return CHECKPOINT, FLUX, ""
+    if any(name.startswith("double_blocks.0.img_attn.") for name in bare):
+        if any(name.startswith("txt_in.individual_token_refiner.") for name in bare):
+            return None  # Hunyuan's video model
+        return CHECKPOINT, FLUX2 if _has(bare, "double_stream_modulation") else FLUX, ""
     if any(name.startswith("joint_blocks.0.") for name in bare):
         return CHECKPOINT, SD3, ""
-    if "input_blocks.0.0.weight" in bare:
-        return CHECKPOINT, _unet_base(shapes) or _declared(metadata), ""
+    if _FIRST_CONVOLUTION not in bare:
+        return None
+    if shapes[_UNET + _FIRST_CONVOLUTION][:2] == _LDSR_CONVOLUTION:
+        return UPSCALER, "", "LDSR"
+    return CHECKPOINT, _unet_base(shapes) or _declared(metadata), ""
+
+
+def _diffusion_model(shapes: Shapes, metadata: Metadata) -> Found:
+    """A diffusion model alone: SD's as its authors name it, and those that diffusers writes."""
+    if _FIRST_CONVOLUTION in shapes:
+        return DIFFUSION_MODEL, _unet_base(shapes) or _declared(metadata), ""
+    if {"conv_in.weight", "time_embedding.linear_1.weight"} <= shapes.keys() and _has(shapes, "attn2.to_k."):
+        return DIFFUSION_MODEL, _unet_base(shapes), ""
+    if "transformer_blocks.0.attn.add_k_proj.weight" not in shapes:
+        return None
+    if "pos_embed.proj.weight" in shapes:
+        return DIFFUSION_MODEL, SD3, ""
+    is_flux = {"x_embedder.weight", "context_embedder.weight"} <= shapes.keys()
+    if is_flux and _has(shapes, "single_transformer_blocks.0."):
+        return DIFFUSION_MODEL, FLUX, ""
     return None
 
 
 def _unet_base(shapes: Shapes) -> str:
     """SD's first attention tells it; a pickle may tell no shapes, but the text encoder's names."""
+    if _has(shapes, ".time_stack.", "temporal_transformer_blocks."):
+        return SVD
     widths = _text_base(shapes)
     if widths:
         return widths
@@ -155,8 +224,9 @@ def _vae(shapes: Shapes, _metadata: Metadata) -> Found:
     for prefix in ("", "first_stage_model.", "vae."):
         shape = shapes.get(f"{prefix}decoder.conv_in.weight")
         if shape is not None and f"{prefix}encoder.conv_in.weight" in shapes:
-            # SD1's, SD2's and SDXL's look the same; SD3's and Flux's have 16 channels.
-            return VAE, "SD3 or Flux" if len(shape) == 4 and shape[1] == 16 else "SD1, SD2 or SDXL", ""
+            # SD1's, SD2's and SDXL's look the same, as do SD3's and Flux's.
+            bases = {4: "SD1, SD2 or SDXL", 16: "SD3 or Flux", 32: FLUX2}
+            return VAE, bases.get(shape[1], "") if len(shape) == 4 else "", ""
     if "decoder.layers.1.weight" in shapes or {"decoder.1.weight", "encoder.0.weight"} <= shapes.keys():
         return VAE, "", "VAE-approx"  # TAESD
     return None
@@ -177,17 +247,21 @@ def _embedding(shapes: Shapes, _metadata: Metadata) -> Found:
     return None
 
 
+def _hypernetwork(shapes: Shapes, _metadata: Metadata) -> Found:
+    """A hypernetwork of the SD WebUI: a few linear layers and nothing else."""
+    is_one = bool(shapes) and all(_HYPERNETWORK.fullmatch(name) for name in shapes)
+    return (HYPERNETWORK, "", "") if is_one else None
+
+
 def _upscaler(shapes: Shapes, _metadata: Metadata) -> Found:
     """Upscalers and face restorers, by the first names of their networks; some lie below `params`."""
     names = {name.removeprefix("params_ema.").removeprefix("params.") for name in shapes}
-    if names & {
-        "model.1.sub.0.RDB1.conv1.0.weight",
-        "body.0.rdb1.conv1.weight",
-        "RRDB_trunk.0.RDB1.conv1.weight",
-    }:
+    if names & _ESRGAN:
         return UPSCALER, "", "ESRGAN"
     if {"body.0.weight", "body.1.weight"} <= names and not any(name.startswith("conv") for name in names):
-        return UPSCALER, "", "RealESRGAN"  # its compact network
+        # Real-ESRGAN's compact network. From its own folder the SD WebUI takes only files that it knows by
+        # name; from this one, any.
+        return UPSCALER, "", "ESRGAN"
     if any(name.startswith("layers.0.residual_group.blocks.0.") for name in names):
         return UPSCALER, "", "SwinIR"
     if "m_head.0.weight" in names and "m_tail.0.weight" in names:
@@ -199,10 +273,23 @@ def _upscaler(shapes: Shapes, _metadata: Metadata) -> Found:
     return None
 
 
-def _text_encoder(shapes: Shapes, _metadata: Metadata) -> Found:
-    """A CLIP or T5 text encoder alone, as ComfyUI loads it."""
-    marks = ("text_model.encoder.layers.0.", "encoder.block.0.layer.0.SelfAttention.")
-    return (TEXT_ENCODER, "", "") if any(name.startswith(marks) for name in shapes) else None
+def _encoder(shapes: Shapes, _metadata: Metadata) -> Found:
+    """A CLIP or T5 text encoder alone, or CLIP's half for pictures, as ComfyUI loads them."""
+    texts = (
+        "text_model.encoder.layers.0.", "transformer.text_model.encoder.layers.0.",
+        "encoder.block.0.layer.0.SelfAttention.",
+    )  # fmt: skip
+    if any(name.startswith(texts) for name in shapes):
+        return TEXT_ENCODER, "", ""
+    is_vision = any(name.startswith("vision_model.encoder.layers.0.") for name in shapes)
+    return (CLIP_VISION, "", "") if is_vision else None
+
+
+# In this order: an IP-Adapter may hold a LoRA, a ControlNet a whole checkpoint, a checkpoint a VAE.
+_RULES: Final = (
+    _ip_adapter, _lora, _controlnet, _checkpoint, _diffusion_model, _vae, _embedding, _hypernetwork,
+    _upscaler, _encoder,
+)  # fmt: skip
 
 
 def _has(names: Iterable[str], *parts: str) -> bool:

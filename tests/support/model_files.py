@@ -73,6 +73,116 @@ KINDS: dict[str, dict[str, tuple[int, ...]]] = {
     "scunet": {"m_head.0.weight": (4, 3, 3, 3), "m_tail.0.weight": (3, 4, 3, 3)},
     "codeformer": {"quantize.embedding.weight": (4, 4), "fuse_convs_dict.32.scale.0.weight": (4, 4)},
     "clip": {"text_model.encoder.layers.0.mlp.fc1.weight": (4, 4)},
+    # The same names with more beside them, or other ones for the same.
+    "sd1-inpainting": {
+        f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3),
+        f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+    },
+    "sdxl-refiner": {
+        f"{UNET}input_blocks.0.0.weight": (384, 4, 3, 3),
+        f"{UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (4, 1280),
+        "conditioner.embedders.0.model.ln_final.weight": (4,),
+    },
+    "svd": {
+        f"{UNET}input_blocks.0.0.weight": (320, 8, 3, 3),
+        f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024),
+        f"{UNET}input_blocks.1.1.time_stack.0.attn2.to_k.weight": (320, 1024),
+    },
+    "flux-whole": {
+        f"{UNET}double_blocks.0.img_attn.qkv.weight": (12, 4),
+        f"{UNET}img_in.weight": (4, 4),
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight": (4, 4),
+        "vae.decoder.conv_in.weight": (8, 16, 3, 3), "vae.encoder.conv_in.weight": (8, 3, 3, 3),
+    },
+    "flux-nf4": {
+        f"{UNET}double_blocks.0.img_attn.qkv.weight": (24, 1),
+        f"{UNET}double_blocks.0.img_attn.qkv.weight.absmax": (4,),
+        f"{UNET}double_blocks.0.img_attn.qkv.weight.quant_state.bitsandbytes__nf4": (8,),
+    },
+    "flux2": {
+        "double_blocks.0.img_attn.norm.key_norm.scale": (128,),
+        "double_stream_modulation_img.lin.weight": (4, 4),
+    },
+    "hunyuan-video": {
+        "double_blocks.0.img_attn.qkv.weight": (12, 4),
+        "txt_in.individual_token_refiner.blocks.0.norm1.weight": (4,),
+    },
+    "unet": {
+        "input_blocks.0.0.weight": (320, 4, 3, 3),
+        "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": (4, 2048),
+    },
+    "unet-diffusers": {
+        "conv_in.weight": (320, 4, 3, 3), "time_embedding.linear_1.weight": (4, 320),
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+        "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight": (4, 768),
+    },
+    "flux-diffusers": {
+        "transformer_blocks.0.attn.add_k_proj.weight": (4, 4),
+        "single_transformer_blocks.0.attn.to_k.weight": (4, 4),
+        "x_embedder.weight": (4, 4), "context_embedder.weight": (4, 4),
+    },
+    "sd3-diffusers": {
+        "transformer_blocks.0.attn.add_k_proj.weight": (4, 4), "pos_embed.proj.weight": (4, 16, 2, 2),
+        "context_embedder.weight": (4, 4),
+    },
+    "lora-sd2": {"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": (4, 1024)},
+    "lora-sd1-text": {"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": (4, 768)},
+    "lora-diffusers-old": {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": (4, 768)
+    },
+    "lora-diffusers": {
+        "unet.down_blocks.2.attentions.0.transformer_blocks.1.attn1.to_q.lora_A.weight": (4, 1280),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight": (4, 768),
+    },
+    "lora-peft": {
+        "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": (4, 768),
+    },
+    "lora-sd3": {"transformer.transformer_blocks.0.attn.to_q.lora_A.weight": (4, 1536)},
+    "lora-sd3-kohya": {"lora_unet_joint_blocks_0_context_block_attn_qkv.lora_down.weight": (4, 4)},
+    "lora-flux-kohya": {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": (4, 3072)},
+    "lora-flux-xlabs": {"double_blocks.0.processor.qkv_lora1.down.weight": (4, 3072)},
+    "loha": {
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.hada_w1_a": (4, 4),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.hada_w1_b": (4, 768),
+    },
+    "lokr": {
+        "lora_unet_output_blocks_3_1_transformer_blocks_0_attn1_to_k.lokr_w1": (4, 4),
+        "lora_unet_output_blocks_3_1_transformer_blocks_0_attn1_to_k.lokr_w2": (4, 4),
+    },
+    "lycoris-full": {"lycoris_mid_block_attentions_0_proj_in.diff": (4, 4)},
+    "ia3": {"lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_2.on_input": (1,)},
+    "vae-16": {
+        "decoder.conv_in.weight": (512, 16, 3, 3), "encoder.conv_in.weight": (8, 3, 3, 3),
+    },
+    "vae-video": {
+        "decoder.conv_in.weight": (8, 16, 3, 3, 3), "encoder.conv_in.weight": (8, 3, 3, 3, 3),
+    },
+    "taesd": {"decoder.1.weight": (4, 4, 3, 3), "encoder.0.weight": (4, 3, 3, 3)},
+    "controlnet-flux": {"controlnet_x_embedder.weight": (4, 4), "controlnet_blocks.0.weight": (4, 4)},
+    "controlnet-xlabs": {"input_hint_block.0.weight": (4, 3, 3, 3), "double_blocks.0.img_mod.lin.bias": (4,)},
+    "controlnet-sd3": {
+        "controlnet_blocks.0.weight": (4, 4), "pos_embed_input.proj.weight": (4, 16, 2, 2),
+    },
+    "controlnet-lllite": {
+        "lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.conditioning1.0.weight": (4, 3, 4, 4),
+    },
+    "control-lora": {
+        "input_hint_block.0.weight": (16, 3, 3, 3), "lora_controlnet": (1,),
+        "input_blocks.4.1.transformer_blocks.0.attn2.to_k.down": (4, 2048),
+    },
+    "t2i-adapter": {"body.0.block1.weight": (4, 4, 3, 3), "conv_in.weight": (4, 64, 3, 3)},
+    "ip-adapter": {
+        "image_proj.proj.weight": (4, 4), "ip_adapter.1.to_k_ip.weight": (4, 768),
+        "ip_adapter.0.to_q_lora.down.weight": (4, 4),
+    },
+    "embedding-diffusers": {"<style>": (1024,)},
+    "hypernetwork": {"linear.0.weight": (4, 4), "linear.0.bias": (4,), "linear.1.weight": (4, 4)},
+    "esrgan-old": {"model.0.weight": (4, 3, 3, 3), "model.1.sub.0.RDB1.conv1.0.weight": (4, 4, 3, 3)},
+    "realesrgan-compact": {"params.body.0.weight": (4, 3, 3, 3), "params.body.1.weight": (4,)},
+    "ldsr": {f"{UNET}input_blocks.0.0.weight": (160, 6, 3, 3)},
+    "gfpgan": {"params_ema.stylegan_decoder.style_mlp.1.weight": (4, 4)},
+    "t5": {"encoder.block.0.layer.0.SelfAttention.k.weight": (4, 4), "shared.weight": (4, 4)},
+    "clip-vision": {"vision_model.encoder.layers.0.mlp.fc1.weight": (4, 4)},
     "unknown": {"some.layer.weight": (4, 4)},
 }  # fmt: skip
 

@@ -43,6 +43,48 @@ EXPECTED = {
     "scunet": ("upscaler", "", "ScuNET"),
     "codeformer": ("face-restorer", "", "Codeformer"),
     "clip": ("text-encoder", "", "CLIP"),
+    "sd1-inpainting": ("checkpoint", "SD1", "Stable-diffusion"),
+    "sdxl-refiner": ("checkpoint", "SDXL refiner", "Stable-diffusion"),
+    "svd": ("checkpoint", "SVD", "Stable-diffusion"),
+    "flux-whole": ("checkpoint", "Flux", "Stable-diffusion"),
+    "flux-nf4": ("checkpoint", "Flux", "Stable-diffusion"),
+    "flux2": ("checkpoint", "Flux.2", "Stable-diffusion"),
+    "hunyuan-video": ("unknown", "", ""),
+    "unet": ("diffusion-model", "SDXL", "diffusion_models"),
+    "unet-diffusers": ("diffusion-model", "SD1", "diffusion_models"),
+    "flux-diffusers": ("diffusion-model", "Flux", "diffusion_models"),
+    "sd3-diffusers": ("diffusion-model", "SD3", "diffusion_models"),
+    "lora-sd2": ("lora", "SD2", "Lora"),
+    "lora-sd1-text": ("lora", "SD1", "Lora"),
+    "lora-diffusers-old": ("lora", "SD1", "Lora"),
+    "lora-diffusers": ("lora", "SDXL", "Lora"),
+    "lora-peft": ("lora", "SD1", "Lora"),
+    "lora-sd3": ("lora", "SD3", "Lora"),
+    "lora-sd3-kohya": ("lora", "SD3", "Lora"),
+    "lora-flux-kohya": ("lora", "Flux", "Lora"),
+    "lora-flux-xlabs": ("lora", "Flux", "Lora"),
+    "loha": ("lora", "SD1", "Lora"),
+    "lokr": ("lora", "SDXL", "Lora"),
+    "lycoris-full": ("lora", "", "Lora"),
+    "ia3": ("lora", "", "Lora"),
+    "vae-16": ("vae", "SD3 or Flux", "VAE"),
+    "vae-video": ("vae", "", "VAE"),
+    "taesd": ("vae", "", "VAE-approx"),
+    "controlnet-flux": ("controlnet", "Flux", "ControlNet"),
+    "controlnet-xlabs": ("controlnet", "Flux", "ControlNet"),
+    "controlnet-sd3": ("controlnet", "SD3", "ControlNet"),
+    "controlnet-lllite": ("controlnet", "SDXL", "ControlNet"),
+    "control-lora": ("controlnet", "SDXL", "ControlNet"),
+    "t2i-adapter": ("controlnet", "", "ControlNet"),
+    "ip-adapter": ("ip-adapter", "SD1", "ControlNet"),
+    "embedding-diffusers": ("embedding", "SD2", "embeddings"),
+    "hypernetwork": ("hypernetwork", "", "hypernetworks"),
+    "esrgan-old": ("upscaler", "", "ESRGAN"),
+    "realesrgan-compact": ("upscaler", "", "ESRGAN"),
+    "ldsr": ("upscaler", "", "LDSR"),
+    "gfpgan": ("face-restorer", "", "GFPGAN"),
+    "t5": ("text-encoder", "", "CLIP"),
+    "clip-vision": ("clip-vision", "", "clip_vision"),
     "unknown": ("unknown", "", ""),
 }
 
@@ -84,6 +126,23 @@ def test_a_page_is_named_as_one(page: bytes) -> None:
         read_head(Held(page))
 
 
+def test_a_pointer_of_git_lfs_is_named_as_one() -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    with pytest.raises(BadModelError, match="Git LFS") as raised:
+        read_head(Held(pointer))
+    assert "git lfs pull" in raised.value.hint
+    assert read_head(Held(b"version 1 of it")) is None
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "I8", "U8", "F4"])
+def test_quantised_tensors_are_measured_by_their_type(dtype: str) -> None:
+    count = 16 if dtype == "F4" else 8
+    shaped = {"dtype": dtype, "shape": [count], "data_offsets": [0, 8]}
+    head = read_head(Held(raw_safetensors({"a": shaped}, 8)))
+    assert head is not None
+    assert head.shapes == {"a": (count,)}
+
+
 def entry(begin: int, end: int, shape: list[object] | None = None, dtype: str = "U8") -> dict[str, object]:
     return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
 
@@ -103,6 +162,7 @@ HOSTILE_HEADERS = {
     "an unknown type": (raw_safetensors({"a": entry(0, 8, dtype="F128")}, 8), "wrongly"),
     "offsets backwards": (raw_safetensors({"a": entry(8, 0, [0])}, 8), "wrongly"),
     "a name twice": (raw_safetensors(b'{"a":%b,"a":%b}' % (ENTRY, ENTRY), 8), "twice"),
+    "lists without end": (raw_safetensors(b'{"a":[' + b"[]," * 600_000 + b"0]}", 0), "more than 100000"),
     "nested without end": (raw_safetensors(b'{"a":' + b"[" * 200_000, 0), "not JSON"),
     "not UTF-8": (raw_safetensors(b'{"\xff":1}', 0), "not JSON"),
     "metadata of numbers": (raw_safetensors({"__metadata__": {"a": 1}}, 0), "metadata"),
