@@ -373,6 +373,8 @@ def test_comfyui_gets_the_guides_folders_by_its_own_names() -> None:
     models = paths["models"]
     assert models["base_path"] == "/opt/ml/code/models"
     assert (models["checkpoints"], models["loras"], models["vae"]) == ("Stable-diffusion", "Lora", "VAE")
+    # Flux and SD3 come as whole checkpoints and as the diffusion model alone, into the same folder.
+    assert models["diffusion_models"].split() == ["diffusion_models", "Stable-diffusion"]
     folders = {line for value in models.values() for line in value.split()}
     assert folders >= {
         "CLIP", "Codeformer", "ControlNet", "ESRGAN", "GFPGAN", "LDSR", "Lora", "RealESRGAN", "ScuNET",
