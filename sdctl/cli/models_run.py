@@ -54,6 +54,7 @@ def bring(place: Place, wanted: list[tuple[Origin, Wish]]) -> tuple[list[Brought
     endpoint = place.aws.access.endpoint_url or ""
     state = home(context.environment()) / "models" / (endpoint.rpartition(":")[2] or "aws")
     bringer = Bringer(place.objects, state, progress=progress)
+    bringer.prepare(origin for origin, _ in wanted)
     try:
         bringer.open()
     except NotFoundError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
@@ -28,6 +29,8 @@ OTHER: Final = "other"
 # Small files go out so many at a time; a large one is sent in parallel parts by itself.
 _TOGETHER: Final = 16
 _MANY: Final = 8
+# Threads that hash files before their turn.
+_AHEAD: Final = 2
 # At this many models the index is written, too, and not only at the end.
 _INDEX_EVERY: Final = 200
 
@@ -112,6 +115,7 @@ class Bringer:
         self._index = Index(objects)
         self._progress = progress or Progress()
         self._hashes = Hashes(state / "hashes.json")
+        self._ahead = Workers(_AHEAD, "hash")
         self._sender = Sender(objects, Journal(state / "uploads"), on_bytes=self._progress.moved)
         self._now = now
         self._lock = threading.Lock()
@@ -129,6 +133,23 @@ class Bringer:
         self._listed = {one.key: one for one in self._objects.listed()}
         self._known = self._index.read()
 
+    def prepare(self, origins: Iterable[Origin]) -> None:
+        """Begin to hash what will be brought first, while the bucket is still being looked for.
+
+        Files that cannot be read are met again, and said, when their turn comes.
+        """
+        small, large = _by_size(origins)
+        for origin in (*small, *large[:1]):
+            self._ahead.submit(partial(self._hash, origin))
+
+    def _hash(self, origin: Origin) -> None:
+        if origin.path is not None:
+            file = LocalFile(origin.path)
+            try:
+                self._hashes.of(file)
+            finally:
+                file.close()
+
     def bring(self, wanted: Iterable[tuple[Origin, Wish]]) -> tuple[list[Brought], list[SdctlError]]:
         """Bring models, small ones together; one that fails does not keep the others.
 
@@ -137,17 +158,18 @@ class Bringer:
         """
         brought: list[Brought] = []
         errors: list[SdctlError] = []
-        small: list[tuple[Origin, Wish]] = []
-        large: list[tuple[Origin, Wish]] = []
-        for origin, wish in wanted:
-            is_small = origin.path is not None and (origin.size_bytes or 0) <= sending.PART_BYTES
-            (small if is_small else large).append((origin, wish))
+        wishes = list(wanted)
+        small, large = _by_size(origin for origin, _ in wishes)
+        wish_of = {id(origin): wish for origin, wish in wishes}
         try:
-            for outcome in self._together(small):
+            for outcome in self._together([(one, wish_of[id(one)]) for one in small]):
                 self._note(outcome, brought, errors)
-            for origin, wish in large:
-                self._note(self._attempt(origin, wish), brought, errors)
+            for origin, following in zip_longest(large, large[1:]):
+                if following is not None:
+                    self._ahead.submit(partial(self._hash, following))
+                self._note(self._attempt(origin, wish_of[id(origin)]), brought, errors)
         finally:
+            self._ahead.close()
             self._hashes.save()
             self._write_index()
         return brought, errors
@@ -337,6 +359,16 @@ class Bringer:
         with self._lock:
             self._known[entry.key] = self._changes[entry.key] = entry
             self._listed[entry.key] = Listed(entry.key, entry.size_bytes, entry.etag, entry.uploaded_at)
+
+
+def _by_size(origins: Iterable[Origin]) -> tuple[list[Origin], list[Origin]]:
+    """Part the files that go out whole, many at a time, from those that go in parts, one by one."""
+    small: list[Origin] = []
+    large: list[Origin] = []
+    for origin in origins:
+        is_small = origin.path is not None and (origin.size_bytes or 0) <= sending.PART_BYTES
+        (small if is_small else large).append(origin)
+    return small, large
 
 
 def _misplaced(what: Identity, folder: str) -> str:

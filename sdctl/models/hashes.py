@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tempfile
@@ -13,7 +12,6 @@ from typing import Final
 
 from sdctl.models.sources import LocalFile
 
-_CHUNK_BYTES: Final = 4 * 1024**2
 _MAX_KEPT: Final = 5000
 
 
@@ -45,7 +43,7 @@ class Hashes:
         if other is not None:
             return other.result()
         try:
-            own.set_result(_sha256(file))
+            own.set_result(file.sha256())
         except BaseException as error:
             own.set_exception(error)
             raise
@@ -82,11 +80,3 @@ class Hashes:
             return {}
         except (ValueError, AttributeError):
             return {}  # it is rebuilt from the files
-
-
-def _sha256(file: LocalFile) -> str:
-    digest = hashlib.sha256()
-    for start in range(0, file.size_bytes, _CHUNK_BYTES):
-        digest.update(file.read(start, min(_CHUNK_BYTES, file.size_bytes - start)))
-    file.still_same()
-    return digest.hexdigest()

@@ -5,6 +5,7 @@ Resolving asks publishers for names, sizes and hashes; nothing of a model is rea
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -144,6 +145,18 @@ class LocalFile:
         if len(data) != length:
             raise BadModelError(f"{self.path} became shorter while it was read")
         return data
+
+    def sha256(self) -> str:
+        """Return its SHA-256 in hex.
+
+        Raises:
+            BadModelError: somebody wrote into it meanwhile.
+        """
+        with self._lock:
+            self._file.seek(0)
+            digest = hashlib.file_digest(self._file, "sha256")
+        self.still_same()
+        return digest.hexdigest()
 
     def _piece(self, start: int, length: int) -> bytes:
         if _READ_AT is not None:
