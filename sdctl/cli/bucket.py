@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from sdctl.cli import access, context, output
-from sdctl.errors import AwsError, ConflictError
+from sdctl.errors import ConflictError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
     from sdctl.clients.buckets import BucketView
+
+# Tells a model bucket of any name from a deployment's other buckets.
+_PURPOSE_TAG: Final = ("sdctl:purpose", "models")
 
 app = typer.Typer(help="The bucket that holds the models.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -36,7 +39,7 @@ def create(
 
     place = find_place(name)
     config = place.config
-    tags = {"sdctl:stack": place.stack_name, **config.tags}
+    tags = {"sdctl:stack": place.stack_name, **dict([_PURPOSE_TAG]), **config.tags}
     try:
         is_new, added = Buckets(place.aws).ensure(place.bucket, tags)
     except ConflictError as error:
@@ -78,9 +81,10 @@ def list_buckets() -> None:
 
 
 def _rows(aws: Aws) -> list[dict[str, Any]]:
+    from sdctl.cli.models_place import users_of_buckets
     from sdctl.clients.buckets import Buckets
 
-    buckets, used = Buckets(aws), _used(aws)
+    buckets, used = Buckets(aws), users_of_buckets(aws)
     rows = []
     for one in buckets.all():
         if not (one.name in used or _is_made_by_us(one)):
@@ -94,22 +98,6 @@ def _rows(aws: Aws) -> list[dict[str, Any]]:
 
 
 def _is_made_by_us(bucket: BucketView) -> bool:
-    return "sdctl:stack" in bucket.tags and "-model-bucket-" in bucket.name
-
-
-def _used(aws: Aws) -> dict[str, set[str]]:
-    """Find which deployments use which bucket: their fronts' stacks have it as a parameter."""
-    from sdctl.clients.cloudformation import CloudFormation
-
-    used: dict[str, set[str]] = {}
-    try:
-        for stack in CloudFormation(aws).all():
-            bucket = stack.parameters.get("ModelBucket")
-            if bucket:
-                name = stack.tags.get("sdctl:stack") or stack.name.removesuffix("Stack")
-                used.setdefault(bucket, set()).add(name)
-    except AwsError as error:
-        if error.aws_code != "AccessDenied":
-            raise
-        output.warn("the stacks may not be read: which deployments use a bucket is not known")
-    return used
+    """Tell a bucket of `bucket create`, or one that a deploy made."""
+    is_picked = "sdctl:stack" in bucket.tags and "-model-bucket-" in bucket.name
+    return is_picked or _PURPOSE_TAG in bucket.tags.items()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdctl.cli import access, context
+from sdctl.cli import access, context, output
 from sdctl.deployments import Deployment
-from sdctl.errors import NotFoundError
+from sdctl.errors import AwsError, NotFoundError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A deployment's model bucket; `deployment` is None before the first deploy."""
+    """A model bucket; `deployment` is None before the first deploy.
+
+    `is_own` is false for a bucket that another one than this deployment reads its models from.
+    """
 
     aws: Aws
     bucket: str
     deployment: Deployment | None
+    is_own: bool = True
 
     @property
     def config(self) -> Config:
@@ -54,7 +58,8 @@ def find_place(bucket: str | None = None) -> Place:
         raise NotFoundError("nothing is deployed on this machine", hint="sdctl deploy --target local")
     aws = access.session() if deployment is None else access.aws(deployment)
     deployed = deployment.outputs.get("ModelBucket") if deployment is not None else None
-    return Place(aws, bucket or deployed or _picked(aws, deployment), deployment)
+    found = bucket or deployed or _picked(aws, deployment)
+    return Place(aws, found, deployment, is_own=deployed is None or found == deployed)
 
 
 def _picked(aws: Aws, deployment: Deployment | None) -> str:
@@ -78,17 +83,45 @@ def _config(deployment: Deployment | None) -> Config:
 
 
 def checkpoints(place: Place) -> dict[str, list[str]]:
-    """Return the checkpoints that runtimes name: the deployed ones', and the configuration's."""
-    found: dict[str, list[str]] = {}
-    for runtime in place.config.runtimes:
-        if runtime.checkpoint:
-            found[runtime.name] = [runtime.checkpoint]
-    if place.deployment is not None:
-        from sdctl.deploy.results import read_checkpoints
+    """Return the checkpoints that runtimes want of a bucket, by the runtime's name.
 
-        for name, names in read_checkpoints(place.aws, place.stack_name).items():
-            found[name] = sorted({*found.get(name, ()), *names})
+    They are what the configuration names and what is deployed; and what other deployments name that read
+    the same bucket, by `RUNTIME of DEPLOYMENT`.
+    """
+    from sdctl.deploy.results import read_checkpoints
+
+    found: dict[str, list[str]] = {}
+    if place.is_own:
+        for runtime in place.config.runtimes:
+            if runtime.checkpoint:
+                found[runtime.name] = [runtime.checkpoint]
+    own = place.stack_name
+    users = {own} if place.is_own and place.deployment is not None else set()
+    if place.deployment is None or place.deployment.target != "local":  # there each has an emulator to itself
+        users |= users_of_buckets(place.aws).get(place.bucket, set())
+    for stack_name in sorted(users):
+        for name, names in read_checkpoints(place.aws, stack_name).items():
+            shown = name if stack_name == own else f"{name} of {stack_name}"
+            found[shown] = sorted({*found.get(shown, ()), *names})
     return found
+
+
+def users_of_buckets(aws: Aws) -> dict[str, set[str]]:
+    """Return which deployments use which model bucket: their fronts' stacks have it as a parameter."""
+    from sdctl.clients.cloudformation import CloudFormation
+
+    used: dict[str, set[str]] = {}
+    try:
+        for stack in CloudFormation(aws).all():
+            bucket = stack.parameters.get("ModelBucket")
+            if bucket:
+                name = stack.tags.get("sdctl:stack") or stack.name.removesuffix("Stack")
+                used.setdefault(bucket, set()).add(name)
+    except AwsError as error:
+        if error.aws_code != "AccessDenied":
+            raise
+        output.warn("the stacks may not be read: which deployments use a bucket is not known")
+    return used
 
 
 def human_bytes(count: float) -> str:

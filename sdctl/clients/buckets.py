@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,6 +14,12 @@ from sdctl.clients.s3 import S3
 from sdctl.errors import AwsError, ConfigError, ConflictError
 
 UNFINISHED_UPLOAD_DAYS: Final = 7
+_TOGETHER: Final = 16
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9.-]*[a-z0-9]")
+_ADDRESS: Final = re.compile(r"\d+\.\d+\.\d+\.\d+")
+_RESERVED_STARTS: Final = ("xn--", "sthree-", "amzn-s3-demo-")
+_RESERVED_ENDS: Final = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 _RULE_ID: Final = "abort-unfinished-uploads"
 # What S3 says where a bucket has no setting of that kind.
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -62,6 +70,9 @@ class Buckets:
             ConflictError: it belongs to someone else.
             AwsError: S3 refuses for another reason.
         """
+        problem = name_problem(name)
+        if problem:
+            raise _bad_name(name, problem)
         region = self._region_of(name)
         if region is None:
             self._create(name)
@@ -74,15 +85,13 @@ class Buckets:
 
     def _region_of(self, name: str) -> str | None:
         try:
-            return S3(self._aws).bucket_region(name)
+            return S3(self._aws).bucket_region(name, owner=self._aws.account_id())
         except AwsError as error:
             if error.aws_code == "403":
                 raise ConflictError(
                     f"the bucket {name} belongs to someone else, or your permissions do not show it to you",
                     hint="choose another name: bucket names are unique in the world",
                 ) from error
-            if error.aws_code == "400":
-                raise _bad_name(name) from error
             raise
 
     def _create(self, name: str) -> None:
@@ -103,8 +112,8 @@ class Buckets:
             if code != "BucketAlreadyOwnedByYou":
                 raise
         except AwsError as error:
-            if error.aws_code in ("InvalidBucketName", "ParamValidationError"):
-                raise _bad_name(name) from error
+            if error.aws_code == "InvalidBucketName":
+                raise _bad_name(name, "S3 does not say why") from error
             raise
 
     def _add_missing(self, name: str, tags: Mapping[str, str]) -> list[str]:
@@ -173,15 +182,20 @@ class Buckets:
         found = self._read(self._client.get_bucket_tagging, name).get("TagSet", [])
         return {one["Key"]: one["Value"] for one in found}
 
-    def all(self) -> Iterator[BucketView]:
-        """Yield the account's buckets of the session's region, with their tags."""
+    def all(self) -> list[BucketView]:
+        """Return the account's buckets of the session's region, with their tags."""
         with aws_errors("list the buckets"):
             found = self._client.list_buckets()["Buckets"]
-        for one in found:
-            region = one.get("BucketRegion") or self._own_region(one["Name"])
-            if region == self._aws.region:
-                created_at = one["CreationDate"].isoformat()
-                yield BucketView(one["Name"], region, created_at, self._tags_if_allowed(one["Name"]))
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            views = list(pool.map(self._view, found))
+        return [view for view in views if view is not None]
+
+    def _view(self, listed: Mapping[str, Any]) -> BucketView | None:
+        name = listed["Name"]
+        region = listed.get("BucketRegion") or self._own_region(name)
+        if region != self._aws.region:
+            return None
+        return BucketView(name, region, listed["CreationDate"].isoformat(), self._tags_if_allowed(name))
 
     def size(self, name: str) -> tuple[int, int]:
         """Count a bucket's objects and their bytes."""
@@ -222,13 +236,33 @@ class Buckets:
         return {key: value for key, value in answer.items() if key != "ResponseMetadata"}
 
 
+def name_problem(name: str) -> str:
+    """Say which of S3's rules a bucket's name breaks; empty where it is allowed."""
+    if not 3 <= len(name) <= 63:
+        return f"it has {len(name)} characters, and must have 3 to 63"
+    wrong = sorted({char for char in name if not re.fullmatch(r"[a-z0-9.-]", char)})
+    if wrong:
+        return f"it has {' '.join(map(repr, wrong[:5]))}, not lower-case letters, digits, dots, hyphens alone"
+    if not _NAME.fullmatch(name):
+        return "it must begin and end with a letter or a digit"
+    if ".." in name:
+        return "it has two dots side by side"
+    if _ADDRESS.fullmatch(name):
+        return "it looks like an IP address"
+    reserved = [one for one in _RESERVED_STARTS if name.startswith(one)]
+    reserved += [one for one in _RESERVED_ENDS if name.endswith(one)]
+    return f"AWS keeps names with {reserved[0]} for itself" if reserved else ""
+
+
 def _is_tls_only(statement: Mapping[str, Any]) -> bool:
+    """Tell a statement that denies plain HTTP to everyone and for everything."""
     condition = statement.get("Condition", {}).get("Bool", {}).get("aws:SecureTransport")
-    return statement.get("Effect") == "Deny" and str(condition).lower() == "false"
+    is_whole = statement.get("Action") in ("s3:*", "*") and statement.get("Principal") in ("*", {"AWS": "*"})
+    return statement.get("Effect") == "Deny" and is_whole and str(condition).lower() == "false"
 
 
-def _bad_name(name: str) -> ConfigError:
+def _bad_name(name: str, problem: str) -> ConfigError:
     return ConfigError(
-        f"{name!r} is not allowed as a bucket's name",
+        f"{name[:80]!r} is not allowed as a bucket's name: {problem}",
         hint="3 to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends",
     )

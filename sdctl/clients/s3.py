@@ -32,15 +32,22 @@ class S3:
     def _client(self) -> Any:
         return self._aws.client("s3")
 
-    def bucket_region(self, name: str) -> str | None:
+    def bucket_region(self, name: str, *, owner: str = "") -> str | None:
         """Return the region of a bucket that we may use, or None where there is none of that name.
+
+        Args:
+            name: of the bucket.
+            owner: the account that it must belong to, where the name is one that we pick: who guesses it may
+                have made a bucket of it, open to everyone, and wait for what is stored there.
+                https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucket-owner-condition.html
 
         Raises:
             AwsError: it is someone else's.
         """
+        condition = {"ExpectedBucketOwner": owner} if owner else {}
         try:
             with aws_errors(f"look for the bucket {name}"):
-                answer = self._client.head_bucket(Bucket=name)
+                answer = self._client.head_bucket(Bucket=name, **condition)
         except NotFoundError:
             return None
         except AwsError as error:

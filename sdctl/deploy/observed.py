@@ -150,7 +150,10 @@ def _buckets(aws: Aws, config: Config) -> dict[str, Any]:
         for purpose in ("assets", "model-bucket")
     }
     asset_bucket, model_bucket = own["assets"], config.model_bucket or own["model-bucket"]
-    found = {name: s3.bucket_region(name) for name in (asset_bucket, model_bucket)}
+    found = {
+        name: s3.bucket_region(name, owner="" if name == config.model_bucket else account)
+        for name in (asset_bucket, model_bucket)
+    }
     regions = {name: place for name, place in found.items() if place}
     ours = [name for name in regions if name != config.model_bucket]
     keys = s3.keys(asset_bucket, FUNCTIONS_PREFIX) if asset_bucket in regions else ()
