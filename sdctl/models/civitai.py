@@ -14,7 +14,7 @@ from sdctl.clients.downloads import Downloads, SourceError, Token, check_url, or
 from sdctl.clients.secrets import find_token
 from sdctl.errors import NotFoundError, UsageError
 from sdctl.models.head import UnsafeModelError
-from sdctl.models.published import Published
+from sdctl.models.published import Published, path_on
 
 ENDPOINT: Final = "https://civitai.com"
 _TOKEN_HINT: Final = "set CIVITAI_TOKEN, or keep it with: keyring set sdctl civitai"  # noqa: S105
@@ -22,12 +22,21 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def source_of(url: str) -> str:
-    """Turn the address of a version's page or download into a source; empty for another host's."""
-    parts = urlsplit(url)
-    if parts.hostname not in ("civitai.com", "www.civitai.com"):
+    """Turn the address of a version's page or download into a source; empty for another host's.
+
+    Raises:
+        UsageError: it is the page of a model, which has several versions.
+    """
+    parts = path_on(url, ("civitai.com", "www.civitai.com"))
+    if parts is None:
         return ""
-    download = re.fullmatch(r"/api/download/models/(\d+)", parts.path)
+    download = re.fullmatch(r"/api/download/models/(\d+)/?", parts.path)
     version = download[1] if download else next(iter(parse_qs(parts.query).get("modelVersionId", [])), "")
+    if not version and re.match(r"/models/\d+(/|$)", parts.path):
+        raise UsageError(
+            f"{url[:120]!r} is the page of a model, not of one of its versions",
+            hint="choose a version there and give its address, with modelVersionId=NUMBER, or civitai:NUMBER",
+        )
     return f"civitai:{version}" if version.isdecimal() else ""
 
 
@@ -68,8 +77,9 @@ def _published(
     if not files:
         raise NotFoundError(f"{source} has no file")
     chosen = max(files, key=_preference)
-    if chosen.get("virusScanResult") == "Danger":
-        raise UnsafeModelError(f"Civitai's virus scan calls the file of {source} dangerous")
+    for scan, words in (("virusScanResult", "virus scan"), ("pickleScanResult", "scan of pickles")):
+        if chosen.get(scan) == "Danger":
+            raise UnsafeModelError(f"Civitai's {words} calls the file of {source} dangerous")
     sha256 = str((chosen.get("hashes") or {}).get("SHA256", "")).lower()
     query = urlsplit(str(chosen.get("downloadUrl", ""))).query
     url = f"{endpoint}/api/download/models/{version}{f'?{query}' if query else ''}"

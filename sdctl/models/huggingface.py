@@ -9,27 +9,36 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from sdctl.clients.downloads import Downloads, SourceError, Token, check_url, origin_of
 from sdctl.clients.secrets import find_token
 from sdctl.errors import NotFoundError, UsageError
-from sdctl.models.published import Published
+from sdctl.models.published import Published, path_on
 
 ENDPOINT: Final = "https://huggingface.co"
 _FORM: Final = "hf:OWNER/REPO[/FILE][@REVISION]"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-_WEB: Final = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob)/([^/]+)/(.+)")
+_WEB: Final = re.compile(r"/([^/]+/[^/]+)/(?:resolve|blob|tree)/([^/]+)(/.+)?")
+_WEB_REPO: Final = re.compile(r"/([^/]+)/([^/]+)")
+# What else lies at the top of the site.
+_NO_OWNERS: Final = (
+    "api", "blog", "chat", "collections", "datasets", "docs", "learn", "models", "organizations", "papers",
+    "posts", "settings", "spaces", "tasks",
+)  # fmt: skip
 _TOKEN_HINT: Final = "set HF_TOKEN, or keep it with: keyring set sdctl huggingface"  # noqa: S105
 
 
 def source_of(url: str) -> str:
-    """Turn the address of a file's page or download into a source; empty for another host's."""
-    parts = urlsplit(url)
-    match = _WEB.fullmatch(parts.path)
-    if parts.hostname not in ("huggingface.co", "hf.co") or match is None:
+    """Turn the address of a file, a folder or a repository into a source; empty for anything else."""
+    parts = path_on(url, ("huggingface.co", "www.huggingface.co", "hf.co"))
+    if parts is None:
         return ""
-    return f"hf:{match[1]}/{unquote(match[3])}@{unquote(match[2])}"
+    path = parts.path.rstrip("/")
+    if match := _WEB.fullmatch(path):
+        return f"hf:{match[1]}{unquote(match[3] or '')}@{unquote(match[2])}"
+    match = _WEB_REPO.fullmatch(path)
+    return f"hf:{match[1]}/{match[2]}" if match and match[1] not in _NO_OWNERS else ""
 
 
 def find(source: str, downloads: Downloads, env: Mapping[str, str]) -> Published:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
 
 from sdctl.clients.downloads import NO_TOKEN, SourceError, Token
 
@@ -45,3 +46,12 @@ class Published:
             status=error.status, reason=error.reason,
             hint=f"accept its terms at {self.page} with the account of the token, or check the token",
         )  # fmt: skip
+
+
+def path_on(url: str, hosts: tuple[str, ...]) -> SplitResult | None:
+    """Take an address apart, where it is one of these hosts'; None where it is not, or is no address."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.hostname in hosts else None
+    except ValueError:
+        return None

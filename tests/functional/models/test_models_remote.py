@@ -276,6 +276,19 @@ def test_a_token_that_is_not_enough_is_said_so(
     assert "hf_other" not in json.dumps(error)
 
 
+def test_terms_that_the_tokens_account_has_not_accepted_are_named(
+    desk: Desk, sources: Sources, large: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    sources.add_hugging_face("who/gated", {"model.safetensors": large}, gated="hf_accepted")
+    sources.files[f"/who/gated/resolve/{COMMIT}/model.safetensors"].refusal = (
+        403, {"x-error-code": "GatedRepo", "x-error-message": "Access is restricted."}
+    )  # fmt: skip
+    error = failing(desk, "hf:who/gated")
+    assert "not open to your token" in error["message"]
+    assert "https://huggingface.co/who/gated" in error["hint"]
+
+
 def test_the_token_of_hugging_faces_own_tool_is_found(
     desk: Desk, sources: Sources, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,9 +372,12 @@ def test_civitais_sign_in_page_is_no_model(desk: Desk, sources: Sources) -> None
     assert "CIVITAI_TOKEN" in failing(desk, "civitai:99")["hint"]
 
 
-def test_a_file_that_civitais_scan_calls_dangerous_is_refused(desk: Desk, sources: Sources) -> None:
+@pytest.mark.parametrize("scan", ["virusScanResult", "pickleScanResult"])
+def test_a_file_that_civitais_scan_calls_dangerous_is_refused(
+    desk: Desk, sources: Sources, scan: str
+) -> None:
     data = kind("sd1")
-    sources.add_civitai(99, [civitai_file("a.safetensors", data, virusScanResult="Danger")], data)
+    sources.add_civitai(99, [civitai_file("a.safetensors", data, **{scan: "Danger"})], data)
     assert failing(desk, "civitai:99")["code"] == "unsafe_model"
 
 
