@@ -11,14 +11,14 @@ from sdctl.errors import UsageError
 from sdctl.models.head import PICKLE, SAFETENSORS, BadModelError
 from sdctl.models.identify import CHECKPOINT_FOLDER, FOLDERS
 
-MODEL_SUFFIXES: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+MODEL_SUFFIXES: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 # What lies beside models and is none: recipes and descriptions, and formats that are not examined.
 OTHER_SUFFIXES: Final = (".yaml", ".yml", ".json", ".txt", ".gguf", ".onnx")
 _MAX_NAME_BYTES: Final = 200
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 _MAX_KEY_BYTES: Final = 1024
 # Where the guide's default comes from: https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5
-_DEFAULT_SOURCE: Final = "hf:stable-diffusion-v1-5/stable-diffusion-v1-5"
+DEFAULT_SOURCE: Final = f"hf:stable-diffusion-v1-5/stable-diffusion-v1-5/{DEFAULT_CHECKPOINT}"
 _BY_LOWER_NAME: Final = {name.lower(): name for name in FOLDERS}
 
 
@@ -71,7 +71,7 @@ def with_suffix(name: str, format_: str) -> str:
         raise BadModelError(f"{name} is not a safetensors file by its content")
     if format_ == SAFETENSORS and suffix in (".ckpt", ".pt", ".pth", ".bin"):
         return f"{name[: -len(suffix)]}.safetensors"  # a loader goes by the suffix, and would unpickle it
-    if suffix in (*MODEL_SUFFIXES, ".sft"):
+    if suffix in MODEL_SUFFIXES:
         return name
     return name + {SAFETENSORS: ".safetensors", PICKLE: ".ckpt"}[format_]
 
@@ -79,5 +79,5 @@ def with_suffix(name: str, format_: str) -> str:
 def bring_command(checkpoint: str) -> str:
     """Return the one command that brings a missing checkpoint."""
     if checkpoint == DEFAULT_CHECKPOINT:
-        return f"sdctl models upload {_DEFAULT_SOURCE}/{checkpoint}"
+        return f"sdctl models upload {DEFAULT_SOURCE}"
     return f"sdctl models upload {quote(checkpoint)} --to {CHECKPOINT_FOLDER}"
