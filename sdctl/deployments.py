@@ -49,7 +49,8 @@ def _home_path(env: Mapping[str, str]) -> Path:
 class Deployment:
     """One deployment: what it is called, from which folder it came, and what it gave back.
 
-    `outputs` are the front stack's outputs. `runtimes` maps each runtime's name to its type.
+    `outputs` are the front stack's outputs. `runtimes` maps each runtime's name to its type, `snapshots` to
+    the snapshot with images that its nodes start from, where there is one.
     `api_key` and `endpoint_url`, the emulator's address, are kept for the local target only.
     """
 
@@ -63,6 +64,7 @@ class Deployment:
     deployed_at: str = ""
     runtimes: dict[str, str] = field(default_factory=dict)
     profile: str = ""
+    snapshots: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

@@ -159,6 +159,7 @@ def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
         outputs=joined_outputs(config.stack_name, outputs), deployed_at=datetime.now(UTC).isoformat(),
         runtimes={runtime.name: runtime.type for runtime in config.runtimes},
         profile=context.current().profile or "",
+        snapshots={one.name: one.snapshot_id for one in config.runtimes if one.snapshot_id},
     )  # fmt: skip
     context.deployments().record(deployment)
     return deployment
