@@ -16,6 +16,7 @@ PUBLIC_ADDRESS: Final = "public-ipv4"
 VPC_ENDPOINT: Final = "vpc-endpoint"
 VOLUME: Final = "gp3-volume"
 SNAPSHOT: Final = "ebs-snapshot"
+FAST_RESTORE: Final = "fast-snapshot-restore"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,10 @@ _IN_USE: Final = "InvalidSnapshot.InUse"
 
 @dataclass(frozen=True, slots=True)
 class EbsSnapshot:
-    """A snapshot: `state` is `pending`, `completed` or `error`, `progress` as `45%`, `reason` of an error."""
+    """A snapshot: `state` is `pending`, `completed` or `error`, `progress` as `45%`, `reason` of an error.
+
+    `size_gib` is its volume's; `data_gib` what is written on that, which is what EBS bills; None: not told.
+    """
 
     id: str
     state: str
@@ -25,6 +28,7 @@ class EbsSnapshot:
     progress: str = ""
     reason: str = ""
     is_encrypted: bool = False
+    data_gib: float | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -95,6 +99,41 @@ class Ebs:
             )  # fmt: skip
         return str(answer["SnapshotId"])
 
+    def tag(self, snapshot_id: str, tags: Mapping[str, str]) -> None:
+        """Give a snapshot tags, in place of those of the same names."""
+        listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+        with aws_errors(f"tag the snapshot {snapshot_id}"):
+            self._client.create_tags(Resources=[snapshot_id], Tags=listed)
+
+    def fast_restores(self, snapshot_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return the zones in which fast restore of each snapshot is billed; those without are left out.
+
+        https://docs.aws.amazon.com/ebs/latest/userguide/view-fsr-enabled-snapshots.html
+        """
+        filters = [
+            {"Name": "snapshot-id", "Values": list(snapshot_ids)},
+            {"Name": "state", "Values": ["enabling", "optimizing", "enabled"]},
+        ]
+        zones: dict[str, list[str]] = {}
+        with aws_errors("look for fast snapshot restore"):
+            pages = self._client.get_paginator("describe_fast_snapshot_restores").paginate(Filters=filters)
+            for page in pages:
+                for one in page["FastSnapshotRestores"]:
+                    zones.setdefault(one["SnapshotId"], []).append(one["AvailabilityZone"])
+        return {name: tuple(sorted(found)) for name, found in zones.items()}
+
+    def disable_fast_restore(self, snapshot_id: str, zones: Sequence[str]) -> None:
+        """End fast restore of a snapshot in zones.
+
+        Raises:
+            AwsError: EC2 refuses it in one of the zones.
+        """
+        with aws_errors(f"disable fast snapshot restore of {snapshot_id}"):
+            answer = self._client.disable_fast_snapshot_restores(
+                AvailabilityZones=list(zones), SourceSnapshotIds=[snapshot_id]
+            )
+        _check_zones(answer, f"disable fast snapshot restore of {snapshot_id}")
+
     def enable_fast_restore(self, snapshot_id: str, zones: Sequence[str]) -> None:
         """Have volumes of a snapshot filled at their creation, in zones; billed by the hour until disabled.
 
@@ -105,13 +144,18 @@ class Ebs:
             answer = self._client.enable_fast_snapshot_restores(
                 AvailabilityZones=list(zones), SourceSnapshotIds=[snapshot_id]
             )
-        refused = [
-            f"{one.get('AvailabilityZone', '?')}: {one.get('Error', {}).get('Message', 'no reason given')}"
-            for item in answer.get("Unsuccessful", ())
-            for one in item.get("FastSnapshotRestoreStateErrors", ())
-        ]
-        if refused:
-            raise AwsError(f"could not enable fast snapshot restore of {snapshot_id} in {'; '.join(refused)}")
+        _check_zones(answer, f"enable fast snapshot restore of {snapshot_id}")
+
+
+def _check_zones(answer: Mapping[str, Any], action: str) -> None:
+    """Refuse an answer that is a success although some zones are not."""
+    refused = [
+        f"{one.get('AvailabilityZone', '?')}: {one.get('Error', {}).get('Message', 'no reason given')}"
+        for item in answer.get("Unsuccessful", ())
+        for one in item.get("FastSnapshotRestoreStateErrors", ())
+    ]
+    if refused:
+        raise AwsError(f"could not {action} in {'; '.join(refused)}")
 
 
 def _specification(tags: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -120,6 +164,7 @@ def _specification(tags: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _snapshot(found: Mapping[str, Any]) -> EbsSnapshot:
+    data_bytes = found.get("FullSnapshotSizeInBytes")
     return EbsSnapshot(
         id=found["SnapshotId"],
         state=found["State"],
@@ -128,5 +173,6 @@ def _snapshot(found: Mapping[str, Any]) -> EbsSnapshot:
         progress=str(found.get("Progress") or ""),
         reason=str(found.get("StateMessage") or ""),
         is_encrypted=bool(found.get("Encrypted")),
+        data_gib=data_bytes / 1024**3 if data_bytes else None,
         tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", ())},
     )

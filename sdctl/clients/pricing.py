@@ -18,7 +18,9 @@ from sdctl.prices import Price, Unit
 # https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html
 _SERVED_FROM: Final = {"ap": "ap-south-1", "eu": "eu-central-1", "cn": "cn-northwest-1"}
 _ELSEWHERE: Final = "us-east-1"
-_UNITS: Final[Mapping[str, Unit]] = {"Hrs": "hour", "GB-Mo": "gib-month"}
+_UNITS: Final[Mapping[str, Unit]] = {
+    "Hrs": "hour", "hours": "hour", "DSU-Hours": "hour", "GB-Mo": "gib-month"
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ _PRODUCTS: Final = {
     prices.VPC_ENDPOINT: _Product("AmazonVPC", "VpcEndpoint-Hours"),
     prices.VOLUME: _Product("AmazonEC2", "EBS:VolumeUsage.gp3", (("volumeApiName", "gp3"),)),
     prices.SNAPSHOT: _Product("AmazonEC2", "EBS:SnapshotUsage", (("productFamily", "Storage Snapshot"),)),
+    # By the snapshot, zone and hour.
+    prices.FAST_RESTORE: _Product("AmazonEC2", "EBS:FastSnapshotRestore"),
 }
 # The plain on-demand Linux machine among all the variants of an instance type.
 _PLAIN_MACHINE: Final = (

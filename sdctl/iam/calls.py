@@ -219,10 +219,15 @@ _SNAPSHOT: Final = (
          "kms:ReEncryptFrom", "kms:ReEncryptTo"),
     ),
     *_calls("ec2", ("own snapshot", "new copy"), "CopySnapshot"),
-    *_calls("ec2", "own snapshots anywhere", "DeleteSnapshot", "EnableFastSnapshotRestores"),
-    *_calls("ec2", "anything here", "DescribeInstances"),
+    *_calls("ec2", "own snapshot", "CreateTags"),
+    *_calls(
+        "ec2", "own snapshots anywhere", "DeleteSnapshot", "DisableFastSnapshotRestores",
+        "EnableFastSnapshotRestores",
+    ),
+    *_calls("ec2", "anything here", "DescribeFastSnapshotRestores", "DescribeInstances"),
     # Of other regions too, where copies are made.
     *_calls("ec2", "anything", "DescribeSnapshots"),
+    *_calls("kms", "own key", "DescribeKey"),
     *_calls("eks", "anything here", "DescribeClusterVersions"),
     *_calls("eks", "cluster", "DescribeCluster"),
     *_calls("pricing", "anything", "GetProducts"),

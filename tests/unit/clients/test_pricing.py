@@ -71,6 +71,8 @@ def test_a_price_may_be_on_a_later_page(asked: tuple[Pricing, Stubber]) -> None:
         (prices.VPC_ENDPOINT, "USW2-VpcEndpoint-Hours", "Hrs", "hour"),
         (prices.VOLUME, "USW2-EBS:VolumeUsage.gp3", "GB-Mo", "gib-month"),
         (prices.SNAPSHOT, "USW2-EBS:SnapshotUsage", "GB-Mo", "gib-month"),
+        (prices.FAST_RESTORE, "APN1-EBS:FastSnapshotRestore", "hours", "hour"),
+        (prices.FAST_RESTORE, "EBS:FastSnapshotRestore", "DSU-Hours", "hour"),
     ],
 )
 def test_usage_types_come_with_and_without_the_prefix_of_a_region(
