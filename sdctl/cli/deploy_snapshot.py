@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
 
-from sdctl.cli import context, output
-from sdctl.cli.snapshot import build_for, configured
+from sdctl.cli import context, output, snapshot_run
 from sdctl.errors import RemoteError, UsageError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
     from sdctl.config.load import Loaded, Overrides
-    from sdctl.config.model import Config
+    from sdctl.config.model import Config, RuntimeConfig
 
 
 def with_snapshot(loaded: Loaded, overrides: Overrides, aws: Aws, *, only_look: bool) -> Loaded:
@@ -28,33 +27,51 @@ def with_snapshot(loaded: Loaded, overrides: Overrides, aws: Aws, *, only_look: 
         only_look: true for a plan, which builds nothing.
 
     Raises:
-        UsageError: a snapshot is configured already.
+        UsageError: a snapshot is configured already, or none fits all nodes.
     """
     from sdctl.config.load import load_config
-    from sdctl.snapshots.building import Wishes, connector, find_snapshot
-    from sdctl.snapshots.images import examine
+    from sdctl.snapshots.building import Wishes, find_snapshot, volume_size
+    from sdctl.snapshots.nodes import architecture, with_volume
 
-    config, env = loaded.config, context.environment()
+    config = loaded.config
     named = [runtime.name for runtime in config.runtimes if runtime.snapshot_id]
     if named:
         raise UsageError(
             f"--with-snapshot: {', '.join(named)} has a snapshotID already", hint="leave one of the two out"
         )
-    wishes, references = Wishes(), configured(config, aws)
-    images = examine(references, wishes.architecture, connector(aws, env))
-    snapshot_id = find_snapshot(config, images, wishes, aws)
-    if snapshot_id is None and only_look:
+    wishes = Wishes(architecture(config))
+    images = snapshot_run.examined(config, aws, wishes.architecture)
+    _check_volumes(config, volume_size(images, wishes))
+    found = find_snapshot(config, images, wishes, aws)
+    if found is None and only_look:
         output.note(
             f"A snapshot of {len(images)} images would be built first, which takes about half an hour."
         )
         return loaded
-    if snapshot_id is None:
+    if found is None:
         question = f"Build a snapshot of {len(images)} images first, which takes about half an hour?"
         if not output.confirm(question):
             raise typer.Exit(1)
-        snapshot_id = build_for(config, aws, wishes, references).snapshot_id
+        built = snapshot_run.build(config, aws, wishes, images)
+        snapshot_id, size_gib = built.snapshot_id, built.size_gib
+    else:
+        snapshot_id, size_gib = found.id, found.size_gib
     output.note(f"nodes start from {snapshot_id}; set it as snapshotID, or pass -s, to deploy without a look")
-    return load_config(context.current().config, replace(overrides, snapshot=snapshot_id), env)
+    overridden = replace(overrides, snapshot=snapshot_id)
+    again = load_config(context.current().config, overridden, context.environment())
+    return replace(again, config=with_volume(again.config, size_gib))
+
+
+def _check_volumes(config: Config, size_gib: int) -> None:
+    """Refuse volumes that were chosen too small for the snapshot, before it is built."""
+    from sdctl.snapshots.nodes import too_small, volume_gib
+
+    small = [one.name for one in too_small(config.runtimes, size_gib) if volume_gib(one) is not None]
+    if small:
+        raise UsageError(
+            f"the images need a volume of {size_gib} GiB; the nodes of {', '.join(small)} have a smaller one",
+            hint=f"extraValues, karpenter.nodeTemplate.dataVolume.volumeSize: {size_gib}Gi, or leave it out",
+        )
 
 
 def warn_of_moved(config: Config, aws: Aws, known: Mapping[str, str]) -> None:
@@ -67,7 +84,7 @@ def warn_of_moved(config: Config, aws: Aws, known: Mapping[str, str]) -> None:
     """
     from sdctl.clients.ebs import Ebs
     from sdctl.errors import NotFoundError
-    from sdctl.snapshots.building import connector
+    from sdctl.snapshots.building import ARCHITECTURE_TAG, connector
     from sdctl.snapshots.images import digests
     from sdctl.snapshots.listing import repository_of, uncached
     from sdctl_snapshot.images import cached_images
@@ -75,11 +92,13 @@ def warn_of_moved(config: Config, aws: Aws, known: Mapping[str, str]) -> None:
     for snapshot_id in dict.fromkeys(one.snapshot_id for one in config.runtimes if one.snapshot_id):
         runtimes = tuple(one for one in config.runtimes if one.snapshot_id == snapshot_id)
         try:
-            cached = cached_images(Ebs(aws).get(snapshot_id).tags)
+            tags = Ebs(aws).get(snapshot_id).tags
+            cached = cached_images(tags)
             if not cached:
                 output.detail(f"{snapshot_id} does not say what is on it: it was built by something else")
                 continue
-            wanted = configured(config.model_copy(update={"runtimes": runtimes}), aws)
+            _warn_of_architecture(runtimes, snapshot_id, tags.get(ARCHITECTURE_TAG, ""))
+            wanted = snapshot_run.configured(config.model_copy(update={"runtimes": runtimes}), aws)
             open_ones = [name for name in wanted if repository_of(name) not in known and "@" not in name]
             today = {name: known[repository_of(name)] for name in wanted if repository_of(name) in known}
             today |= digests(open_ones, connector(aws, context.environment()))
@@ -91,3 +110,15 @@ def warn_of_moved(config: Config, aws: Aws, known: Mapping[str, str]) -> None:
                 f"{name} is not on {snapshot_id} as it is today: nodes pull it, or start an older one; "
                 "sdctl snapshot build makes a new snapshot"
             )
+
+
+def _warn_of_architecture(runtimes: Sequence[RuntimeConfig], snapshot_id: str, found: str) -> None:
+    """Warn where nodes would find the images of another architecture, which they cannot run."""
+    from sdctl.snapshots.nodes import architectures
+
+    others = [one.name for one in runtimes if architectures(one) - {found}]
+    if others and found:
+        output.warn(
+            f"{snapshot_id} has images for {found}, and nodes of {', '.join(others)} may be others, "
+            "which pull their own: sdctl snapshot build --arch"
+        )

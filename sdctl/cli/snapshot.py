@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdctl.cli import context, output
-from sdctl.errors import AwsError, ConflictError, NotFoundError, RemoteError, UsageError
+from sdctl.errors import AwsError, ConflictError, RemoteError, UsageError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
+    from sdctl.clients.ebs import EbsSnapshot
     from sdctl.config.model import Config
-    from sdctl.prices import Price
-    from sdctl.snapshots.building import Around, Built, Wishes
+    from sdctl.deployments import Deployment
+    from sdctl.snapshots.building import Wishes
 
 app = typer.Typer(
     help="Images that nodes find on their volumes.", no_args_is_help=True, rich_markup_mode=None
 )
-_HOURS_A_DAY: Final = 24
 
 
 class _Architecture(StrEnum):
@@ -46,7 +45,9 @@ def build(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="[IMAGE]...", help="What the runtimes use, unless given.")
     ] = None,
-    arch: Annotated[_Architecture, typer.Option(help="Of the GPU nodes.")] = _Architecture.X86,
+    arch: Annotated[
+        _Architecture | None, typer.Option(help="Of the GPU nodes: that of their instance types.")
+    ] = None,
     kubernetes_version: Annotated[
         str, typer.Option("--kubernetes-version", metavar="1.NN", help="The cluster's, unless given.")
     ] = "",
@@ -83,54 +84,30 @@ def build(
 
     A small instance pulls them and is removed with all that belongs to it, also after an error or Ctrl-C.
     """
-    config, aws = _place()
+    from sdctl.cli import snapshot_run, snapshot_shown
+    from sdctl.snapshots.nodes import architecture, of_architecture
+
+    config, aws, _ = _place()
+    if arch is not None and not images:
+        config = of_architecture(config, arch.value)
     wishes = _wishes(
-        architecture=arch.value, kubernetes_version=kubernetes_version, size_gib=size,
-        instance_type=instance_type, subnet_id=subnet, security_group_ids=tuple(security_group or ()),
-        has_public_ip=public_ip, kms_key=kms_key, copies=_copies(copy_to or []),
-        fast_restore_zones=tuple(fast_restore or ()), is_forced=force,
+        architecture=arch.value if arch is not None else architecture(config),
+        kubernetes_version=kubernetes_version, size_gib=size, instance_type=instance_type, subnet_id=subnet,
+        security_group_ids=tuple(security_group or ()), has_public_ip=public_ip, kms_key=kms_key,
+        copies=_copies(copy_to or []), fast_restore_zones=tuple(fast_restore or ()), is_forced=force,
     )  # fmt: skip
-    _agree_to_fast_restore(wishes)
-    built = build_for(config, aws, wishes, images or [])
+    zones = wishes.fast_restore_zones
+    snapshot_shown.agree_to_fast_restore(aws, zones)
+    found = snapshot_run.examined(config, aws, wishes.architecture, images or ())
+    built = snapshot_run.build(config, aws, wishes, found)
+    snapshot_shown.warn_of_nodes(config, built, zones)
     if id_only:
-        output.result(_document(built, wishes), built.snapshot_id)
+        output.result(snapshot_shown.document(built, zones), built.snapshot_id)
         return
-    output.result(_document(built, wishes), lambda: _text(built, wishes))
+    output.result(
+        snapshot_shown.document(built, zones), lambda: snapshot_shown.text(built, zones, config, aws.region)
+    )
     output.note(f"Next: sdctl deploy -s {built.snapshot_id}")
-
-
-def build_for(config: Config, aws: Aws, wishes: Wishes, references: Sequence[str]) -> Built:
-    """Build a snapshot, or find the one with just these images, telling what goes on.
-
-    Args:
-        config: the deployment whose it is.
-        aws: where.
-        wishes: how.
-        references: the images; without any, those of the runtimes.
-    """
-    from sdctl.snapshots.building import build_snapshot, connector
-    from sdctl.snapshots.images import examine
-
-    listed = references or configured(config, aws)
-    output.note(f"asking the registries for {len(listed)} images…")
-    try:
-        images = examine(listed, wishes.architecture, connector(aws, context.environment()))
-    except NotFoundError as error:
-        if not references and not error.hint:
-            error.hint = "sdctl image push brings the queue agent's; or name the images yourself"
-        raise
-    for image in images:
-        output.detail(f"  {image.reference} {image.digest}")
-    return build_snapshot(config, images, wishes, _around(aws))
-
-
-def configured(config: Config, aws: Aws) -> tuple[str, ...]:
-    """List the images that the configuration's runtimes use."""
-    from sdctl.render.runtime_values import RuntimeFacts
-    from sdctl.snapshots.images import configured_images
-
-    registry = RuntimeFacts(aws.account_id(), aws.region, "").registry
-    return configured_images(config, registry)
 
 
 @app.command("list")
@@ -140,23 +117,49 @@ def list_snapshots(
     ] = False,
 ) -> None:
     """List the snapshots with images: what is on them, their age, size, cost and use."""
-    from sdctl.snapshots.building import connector
-    from sdctl.snapshots.listing import find_snapshots, moved, row, used_by
-    from sdctl_snapshot.images import cached_images
+    from sdctl.cli import snapshot_shown
+    from sdctl.snapshots.listing import Prices, find_snapshots, row, used_by
 
-    config, aws = _place()
+    config, aws, deployment = _place()
     found = find_snapshots(aws, context.current().stack_name)
-    price = _price(aws) if found else None
+    zones = _fast_restores(aws, [one.id for one in found])
+    prices = snapshot_shown.prices(aws, with_fast_restore=bool(zones)) if found else Prices()
     rows = []
     for one in found:
         is_ours = one.tags.get("sdctl:stack") == config.stack_name
-        entry = row(one, price, used_by(config if is_ours else None, one.id))
+        users = used_by(config, _deployed(deployment), one.id) if is_ours else []
+        entry = row(one, prices, zones.get(one.id, ()), users)
         if check:
-            entry["moved"] = moved(cached_images(one.tags), connector(aws, context.environment()))
-            for name in entry["moved"]:
-                output.warn(f"{one.id}: {name} is another image today; sdctl snapshot build makes a new one")
+            entry["moved"] = _moved(aws, one)
         rows.append(entry)
-    output.result({"snapshots": rows}, lambda: _listing(rows, aws.region))
+    output.result({"snapshots": rows}, lambda: snapshot_shown.listing(rows, aws.region))
+
+
+def _fast_restores(aws: Aws, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Find where fast restore is on; where that cannot be read, it is warned of."""
+    from sdctl.clients.ebs import Ebs
+
+    try:
+        return Ebs(aws).fast_restores(ids) if ids else {}
+    except AwsError as error:
+        output.warn(f"whether they have fast snapshot restore is not known: {error.message}")
+        return {}
+
+
+def _moved(aws: Aws, snapshot: EbsSnapshot) -> list[str] | None:
+    """Name the images that are others today, warning of each; None where a registry cannot be asked."""
+    from sdctl.snapshots.building import connector
+    from sdctl.snapshots.listing import moved
+    from sdctl_snapshot.images import cached_images
+
+    try:
+        names = moved(cached_images(snapshot.tags), connector(aws, context.environment()))
+    except RemoteError as error:
+        output.warn(f"{snapshot.id}: whether its images are today's is not known: {error.message}")
+        return None
+    for name in names:
+        output.warn(f"{snapshot.id}: {name} is another image today; sdctl snapshot build makes a new one")
+    return names
 
 
 @app.command()
@@ -168,35 +171,67 @@ def delete(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Even if it may still be at work on another machine.")
     ] = False,
+    only_fast_restore: Annotated[
+        bool, typer.Option("--only-fast-restore", help="Keep the snapshot, and end its fast restore.")
+    ] = False,
 ) -> None:
-    """Delete snapshots that sdctl built, and what a killed build left."""
-    from sdctl.clients.ebs import Ebs
+    """Delete snapshots that sdctl built with their copies in other regions, and what a killed build left."""
+    from sdctl.cli import snapshot_run
     from sdctl.snapshots.building import remove_leftovers
-    from sdctl.snapshots.listing import owned, used_by
+    from sdctl.snapshots.copies import copies_of, delete_with_copies
+    from sdctl.snapshots.listing import owned
 
     if not ids and not leftovers:
         raise UsageError("name a snapshot, or --leftovers", hint="sdctl snapshot list")
-    config, aws = _place()
-    for one in (owned(aws, name) for name in ids or ()):
-        users = used_by(config, one.id)
-        if users:
-            raise ConflictError(
-                f"{one.id} is what the nodes of {', '.join(users)} start from",
-                hint="take its snapshotID out of the configuration and deploy, then delete it",
-            )
-    named = ", ".join(ids or ())
-    if ids and not output.confirm(f"Delete {named} in {aws.region}? Nodes cannot start from it any more."):
+    config, aws, deployment = _place()
+    found = [owned(aws, name) for name in ids or ()]
+    if only_fast_restore:
+        _end_fast_restore(aws, [one.id for one in found])
+        return
+    for one in found:
+        _check_unused(config, deployment, one.id)
+    copies = {one.id: copies_of(aws, one) for one in found}
+    copied = [f"{copy_id} in {region}" for there in copies.values() for region, copy_id in there.items()]
+    named = ", ".join([*(ids or ()), *copied])
+    if found and not output.confirm(f"Delete {named} in {aws.region}? Nodes cannot start from it any more."):
         raise typer.Exit(1)
-    for name in ids or ():
-        Ebs(aws).delete(name)
-    removed = remove_leftovers(config, _around(aws), takes_over=take_over) if leftovers else 0
-    lines = [f"deleted {named}"] if ids else []
+    for one in found:
+        delete_with_copies(aws, one)
+    removed = remove_leftovers(config, snapshot_run.around(aws), takes_over=take_over) if leftovers else 0
+    lines = [f"deleted {named}"] if found else []
     lines += [f"{removed} leftovers removed"] if leftovers else []
-    output.result({"deleted": ids or [], "leftovers_removed": removed}, "\n".join(lines))
+    document = {"deleted": ids or [], "copies_deleted": copies, "leftovers_removed": removed}
+    output.result(document, "\n".join(lines))
 
 
-def _place() -> tuple[Config, Aws]:
-    """Return the configuration and the session of the deployment that is meant, which need not be there yet.
+def _check_unused(config: Config, deployment: Deployment | None, snapshot_id: str) -> None:
+    from sdctl.snapshots.listing import used_by
+
+    users = used_by(config, _deployed(deployment), snapshot_id)
+    if users:
+        raise ConflictError(
+            f"{snapshot_id} is what the nodes of {', '.join(users)} start from",
+            hint="deploy without it first: no snapshotID in the configuration, or another one",
+        )
+
+
+def _end_fast_restore(aws: Aws, ids: Sequence[str]) -> None:
+    from sdctl.clients.ebs import Ebs
+
+    zones = Ebs(aws).fast_restores(ids)
+    for snapshot_id, listed in zones.items():
+        Ebs(aws).disable_fast_restore(snapshot_id, listed)
+    lines = [f"{name}: no fast restore any more in {', '.join(listed)}" for name, listed in zones.items()]
+    document = {"fast_restore_disabled": {name: list(listed) for name, listed in zones.items()}}
+    output.result(document, "\n".join(lines) or "there was no fast restore")
+
+
+def _deployed(deployment: Deployment | None) -> Mapping[str, str]:
+    return deployment.snapshots if deployment is not None else {}
+
+
+def _place() -> tuple[Config, Aws, Deployment | None]:
+    """Return configuration, session and record of the deployment that is meant, which need not be there yet.
 
     Raises:
         NoNodesError: it is on the local target.
@@ -215,14 +250,7 @@ def _place() -> tuple[Config, Aws]:
         path = next((folder / one for one in ("sdctl.yaml", "config.yaml") if (folder / one).is_file()), None)
     name = options.stack_name or (deployment.stack_name if deployment is not None else None)
     config = load_config(path, Overrides(name), context.environment()).config
-    return config, access.session() if deployment is None else access.aws(deployment)
-
-
-def _around(aws: Aws) -> Around:
-    from sdctl.snapshots.building import Around
-    from sdctl.snapshots.owner import Owner
-
-    return Around(aws, output.note, Owner.this_process())
+    return config, access.session() if deployment is None else access.aws(deployment), deployment
 
 
 def _wishes(**fields: Any) -> Wishes:
@@ -237,81 +265,3 @@ def _copies(given: Sequence[str]) -> dict[str, str]:
         region, _, key = text.partition("=")
         copies[region] = key
     return copies
-
-
-def _agree_to_fast_restore(wishes: Wishes) -> None:
-    zones = wishes.fast_restore_zones
-    if not zones:
-        return
-    from sdctl.snapshots.listing import FAST_RESTORE_PRICE
-
-    price = FAST_RESTORE_PRICE
-    a_day = price.amount * len(zones) * _HOURS_A_DAY
-    question = (
-        f"Fast snapshot restore in {', '.join(zones)} costs about {a_day:.2f} {price.currency} a day "
-        f"({price.amount} an hour and zone, {price.source}) until the snapshot is deleted. Enable it?"
-    )
-    if not output.confirm(question):
-        raise typer.Exit(1)
-
-
-def _price(aws: Aws) -> Price | None:
-    """Return what a GiB costs a month, or None where the price list cannot be read."""
-    from sdctl.clients.pricing import Pricing
-    from sdctl.prices import SNAPSHOT
-
-    try:
-        return Pricing(aws).product(SNAPSHOT)
-    except (AwsError, NotFoundError) as error:
-        output.warn(f"what they cost is not known: {error.message}")
-        return None
-
-
-def _document(built: Built, wishes: Wishes) -> dict[str, Any]:
-    return {
-        "snapshot_id": built.snapshot_id, "size_gib": built.size_gib, "architecture": built.architecture,
-        "kubernetes_version": built.kubernetes_version,
-        "images": [{"name": one.reference, "digest": one.digest} for one in built.images],
-        "copies": dict(built.copies), "fast_restore_zones": list(wishes.fast_restore_zones),
-    }  # fmt: skip
-
-
-def _text(built: Built, wishes: Wishes) -> str:
-    from sdctl.snapshots.listing import INITIALISATION_MIB_PER_SECOND
-
-    minutes = built.size_gib * 1024 / INITIALISATION_MIB_PER_SECOND / 60
-    lines = [
-        f"{built.snapshot_id}  {built.size_gib} GiB, {built.architecture}, "
-        f"Kubernetes {built.kubernetes_version}",
-        *(f"  {image.reference}  {image.digest}" for image in built.images),
-        *(f"  copy in {region}: {copy_id}" for region, copy_id in built.copies.items()),
-    ]
-    if wishes.fast_restore_zones:
-        lines.append(f"  fast snapshot restore in {', '.join(wishes.fast_restore_zones)}, billed by the hour")
-    else:
-        lines.append(
-            f"  a node's volume is filled in at most {minutes:.0f} min, at {INITIALISATION_MIB_PER_SECOND} "
-            "MiB/s; that rate is billed by the GiB of each volume: https://aws.amazon.com/ebs/pricing/"
-        )
-    return "\n".join(lines)
-
-
-def _listing(rows: list[dict[str, Any]], region: str) -> str:
-    if not rows:
-        return f"There is no snapshot of sdctl's in {region}."
-    now = datetime.now(UTC)
-    shown = [
-        {
-            "id": one["id"], "state": one["state"], "size": f"{one['size_gib']} GiB",
-            "age": f"{(now - datetime.fromisoformat(one['created_at'])).days} d",
-            "a month, at most": _money(one), "used by": ", ".join(one["used_by"]) or "-",
-            "images": ", ".join(image["name"] for image in one["images"]),
-        }
-        for one in rows
-    ]  # fmt: skip
-    return output.table(shown, list(shown[0]))
-
-
-def _money(entry: dict[str, Any]) -> str:
-    cost = cast("float | None", entry["monthly_cost_at_most"])
-    return "unknown" if cost is None else f"{cost:.2f} {entry['currency']}"

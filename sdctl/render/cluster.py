@@ -53,11 +53,16 @@ def cluster_log_groups(stack_name: str) -> dict[str, str]:
     return {"ClusterLog": f"/aws/eks/{stack_name}/cluster"} | groups
 
 
-def ami_type(instance_type: str) -> str:
-    """Return the EKS AMI type of an instance type: `g` among a family's attributes means Graviton."""
+def is_arm(instance_type: str) -> bool:
+    """Tell whether an instance type is arm64: `g` among a family's attributes means Graviton or Grace."""
     family = instance_type.partition(".")[0]
     attributes = family.lstrip("abcdefghijklmnopqrstuvwxyz").lstrip("0123456789")
-    return "AL2023_ARM_64_STANDARD" if "g" in attributes else "AL2023_x86_64_STANDARD"
+    return "g" in attributes
+
+
+def ami_type(instance_type: str) -> str:
+    """Return the EKS AMI type of an instance type."""
+    return "AL2023_ARM_64_STANDARD" if is_arm(instance_type) else "AL2023_x86_64_STANDARD"
 
 
 def _administrators(config: Config) -> list[dict[str, str]]:

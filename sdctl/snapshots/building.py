@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from sdctl.clients.aws import Aws
 from sdctl.clients.builders import Builders, Launch
-from sdctl.clients.ebs import Ebs
+from sdctl.clients.ebs import Ebs, EbsSnapshot
 from sdctl.clients.eks import Eks
 from sdctl.clients.oci_http import OciHttp
 from sdctl.clients.registries import ecr_login, is_ecr
@@ -19,18 +19,20 @@ from sdctl.config.model import Config
 from sdctl.errors import ConflictError, NotFoundError, RemoteError, UsageError
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 from sdctl.render.stacks import STACK_TAG
+from sdctl.snapshots.checks import check_key, check_regions, check_zones
 from sdctl.snapshots.cloud import FINGERPRINT_TAG, AccountCloud, Place
+from sdctl.snapshots.copies import COPIES_TAG, COPY_OF_TAG, copy_to
 from sdctl.snapshots.images import Architecture
 from sdctl.snapshots.owner import Owner
 from sdctl.versions import BOTTLEROCKET_VERSION, KUBERNETES_DEFAULT, newest_fitting
 from sdctl_snapshot import commands
-from sdctl_snapshot.builder import BuildError, BusyError, Made, Site, build, sweep
+from sdctl_snapshot.builder import BuildError, BusyError, Site, build, sweep
 from sdctl_snapshot.images import Image, fingerprint, image_tags, volume_size_gib
 
 ARCHITECTURE_TAG: Final = "sdctl:architecture"
 KUBERNETES_TAG: Final = "sdctl:kubernetes"
+_MAX_TAGS: Final = 50
 _INSTANCE_TYPES: Final[Mapping[Architecture, str]] = {"x86_64": "m5.large", "arm64": "m6g.large"}
-_COPY_SECONDS: Final = 3 * 3600.0
 
 T = TypeVar("T")
 
@@ -63,13 +65,17 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A snapshot that is completed, and what goes with it; `copies` has ids by region."""
+    """A snapshot that is completed, and what goes with it; `copies` has ids by region.
+
+    `data_gib` is what is written on its volume of `size_gib`; None where EC2 does not say.
+    """
 
     snapshot_id: str
     size_gib: int
     images: tuple[Image, ...]
     architecture: Architecture
     kubernetes_version: str
+    data_gib: float | None = None
     copies: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -114,7 +120,8 @@ def build_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, ar
         around: where, and as whom.
 
     Raises:
-        UsageError: there is nothing to put on it, or too much to say in its tags.
+        UsageError: there is nothing to put on it, or too much to say in its tags; a region or zone is none.
+        ConfigError: the key cannot encrypt it.
         ConflictError: another build is at work.
         NotFoundError: AWS has no builder for that version and architecture.
         SnapshotError: a step failed; nothing is left of the build.
@@ -122,10 +129,14 @@ def build_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, ar
     if not images:
         raise UsageError("there is no image to put on a snapshot")
     aws = around.aws
+    check_regions(aws, wishes.copies)
+    check_zones(aws, wishes.fast_restore_zones)
     version = kubernetes_version(aws, config, wishes.kubernetes_version)
-    size = _size(images, wishes)
+    size = volume_size(images, wishes)
     tags = _tags(config, images, wishes, version)
     kms_key = wishes.kms_key or config.kms_key_arn or ""
+    if kms_key:
+        check_key(aws, kms_key, config.kms_key_arn or "", around.report)
     launch = Launch(
         image_id=_builder_image(aws, version, wishes.architecture),
         instance_type=wishes.instance_type or _INSTANCE_TYPES[wishes.architecture],
@@ -139,18 +150,20 @@ def build_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, ar
     site = _site(config, around, launch=launch, tags=tags)
     made = _guarded(partial(build, images, site, is_forced=wishes.is_forced))
     found = Ebs(aws).get(made.id)
-    built = Built(made.id, found.size_gib, images, wishes.architecture, version)
-    copies = {region: _copy(built, tags, region, key, around) for region, key in wishes.copies.items()}
+    built = Built(made.id, found.size_gib, images, wishes.architecture, version, found.data_gib)
+    copies = copy_to(aws, found, wishes.copies, around.report, around.clock)
     if wishes.fast_restore_zones:
         Ebs(aws).enable_fast_restore(made.id, wishes.fast_restore_zones)
     return replace(built, copies=copies)
 
 
-def find_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, aws: Aws) -> str | None:
+def find_snapshot(
+    config: Config, images: tuple[Image, ...], wishes: Wishes, aws: Aws
+) -> EbsSnapshot | None:
     """Return the snapshot that `build_snapshot` would take instead of building one, or None."""
     tags = _tags(config, images, wishes, kubernetes_version(aws, config, wishes.kubernetes_version))
     found = Ebs(aws).find({STACK_TAG: config.stack_name, FINGERPRINT_TAG: tags[FINGERPRINT_TAG]})
-    return next((one.id for one in found if one.state == "completed"), None)
+    return next((one for one in found if one.state == "completed"), None)
 
 
 def remove_leftovers(config: Config, around: Around, *, takes_over: bool = False) -> int:
@@ -170,7 +183,12 @@ def remove_leftovers(config: Config, around: Around, *, takes_over: bool = False
     return _guarded(partial(sweep, site))
 
 
-def _size(images: tuple[Image, ...], wishes: Wishes) -> int:
+def volume_size(images: tuple[Image, ...], wishes: Wishes) -> int:
+    """Return the size of the snapshot that is asked for, in GiB.
+
+    Raises:
+        UsageError: it is less than any data volume has.
+    """
     least = volume_size_gib(images)
     if 0 < wishes.size_gib < 20:
         raise UsageError("a data volume of Bottlerocket has 20 GiB at least", hint=f"--size {least} would do")
@@ -188,7 +206,7 @@ def _tags(config: Config, images: tuple[Image, ...], wishes: Wishes, version: st
         STACK_TAG: config.stack_name, "Name": f"{config.stack_name}-images", FINGERPRINT_TAG: mark,
         ARCHITECTURE_TAG: wishes.architecture, KUBERNETES_TAG: version,
     }  # fmt: skip
-    room = 50 - len(own) - len(listed)
+    room = _MAX_TAGS - len(own) - len(listed) - len((COPIES_TAG, COPY_OF_TAG))
     if len(config.tags) > room:
         raise UsageError(
             f"{len(config.tags)} tags are configured: beside the images there is room for {room}"
@@ -233,30 +251,3 @@ def _guarded(act: Callable[[], T]) -> T:
         raise ConflictError(error.message, hint=error.hint) from error
     except BuildError as error:
         raise SnapshotError(error.message, hint=error.hint) from error
-
-
-def _copy(built: Built, tags: Mapping[str, str], region: str, key: str, around: Around) -> str:
-    """Copy a snapshot into another region, unless its copy is there, and wait for the end of that."""
-    ebs = Ebs(Aws(replace(around.aws.access, region=region)))
-    alike = ebs.find({STACK_TAG: tags[STACK_TAG], FINGERPRINT_TAG: tags[FINGERPRINT_TAG]})
-    usable = [one.id for one in alike if one.state != "error"]
-    for one in alike:
-        if one.state == "error":
-            ebs.delete(one.id)
-    description = f"copy of {built.snapshot_id} in {around.aws.region}"
-    copy_id = usable[0] if usable else ebs.copy_from(
-        around.aws.region, built.snapshot_id, description, tags, key
-    )  # fmt: skip
-    around.report(f"copying to {region}: {copy_id}")
-
-    def probe() -> Made | None:
-        now = ebs.get(copy_id)
-        if now.state == "error":
-            raise SnapshotError(f"the copy {copy_id} in {region} failed: {now.reason or 'no reason given'}")
-        return Made(now.id, now.state) if now.state == "completed" else None
-
-    poll(
-        probe, awaited=f"the copy {copy_id} in {region}", timeout_seconds=_COPY_SECONDS,
-        pace=Pace(5.0, 1.3, 15.0), clock=around.clock,
-    )  # fmt: skip
-    return copy_id

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from sdctl.assets import asset_dir
 from sdctl.clients.oci import Manifest, Reference, Repository
 from sdctl.clients.oci_http import OciError, OciHttp
+from sdctl.clients.registries import is_ecr
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.errors import NotFoundError
 from sdctl.render.charts import mirrored
@@ -18,9 +19,14 @@ from sdctl_snapshot.images import Image
 
 Architecture = Literal["x86_64", "arm64"]
 # Bottlerocket and EC2 write it one way, registries the other.
-_PLATFORMS: Final[Mapping[Architecture, str]] = {"x86_64": "amd64", "arm64": "arm64"}
+PLATFORMS: Final[Mapping[Architecture, str]] = {"x86_64": "amd64", "arm64": "arm64"}
 _MAX_CONFIG_BYTES: Final = 4 * 1024 * 1024
 _WORKERS: Final = 8
+# A password for the builder would stay readable in the history of its commands, and nodes have none either.
+_NO_LOGIN: Final = (
+    "is the name right? builder and nodes sign in to ECR alone: copy a private image into ECR, "
+    "and name it by that"
+)
 
 
 def configured_images(config: Config, registry: str) -> tuple[str, ...]:
@@ -110,6 +116,15 @@ def digests(references: Iterable[str], connect: Callable[[str], OciHttp]) -> dic
 
 
 def _examined(reference: Reference, architecture: Architecture, http: OciHttp) -> Image:
+    try:
+        return _read(reference, architecture, http)
+    except OciError as error:
+        if error.status in (401, 403) and not is_ecr(reference.host):
+            error.hint = _NO_LOGIN
+        raise
+
+
+def _read(reference: Reference, architecture: Architecture, http: OciHttp) -> Image:
     repository = Repository(http, reference.repository)
     top = repository.manifest(reference.asked)
     manifest = top
@@ -124,7 +139,7 @@ def _examined(reference: Reference, architecture: Architecture, http: OciHttp) -
 
 def _of_platform(index: Manifest, reference: Reference, architecture: Architecture) -> str:
     """Find the manifest of a platform in an index; attestations and Windows are others."""
-    wanted = _PLATFORMS[architecture]
+    wanted = PLATFORMS[architecture]
     known = {one.digest for one in index.manifests()}
     others = set()
     for entry in json.loads(index.content)["manifests"]:
@@ -152,8 +167,8 @@ def _check_platform(
         found = json.loads(content).get("architecture")
     except (ValueError, RecursionError, AttributeError) as error:
         raise OciError(f"the configuration of {reference} cannot be read") from error
-    if found != _PLATFORMS[architecture]:
+    if found != PLATFORMS[architecture]:
         raise NotFoundError(
-            f"{reference} is for {found}, not for {_PLATFORMS[architecture]}",
+            f"{reference} is for {found}, not for {PLATFORMS[architecture]}",
             hint="name another image, or another --arch",
         )

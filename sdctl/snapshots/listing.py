@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sdctl.clients.aws import Aws
@@ -14,14 +15,13 @@ from sdctl.prices import Charge, Price
 from sdctl.render.stacks import STACK_TAG
 from sdctl.snapshots.building import ARCHITECTURE_TAG, KUBERNETES_TAG
 from sdctl.snapshots.cloud import FINGERPRINT_TAG
+from sdctl.snapshots.copies import COPIES_TAG
 from sdctl.snapshots.images import digests
 from sdctl_snapshot.images import cached_images
 
-# By the hour and zone, billed until it is disabled; in us-east-1, other regions take more:
+# By the hour and zone, where the price list cannot be read; other regions take more:
 # https://docs.aws.amazon.com/whitepapers/latest/how-aws-pricing-works/amazon-ebs.html
 FAST_RESTORE_PRICE: Final = Price(0.75, "USD", source="published for us-east-1")
-# The chart's volumeInitializationRate; billed by the GiB of each volume: https://aws.amazon.com/ebs/pricing/
-INITIALISATION_MIB_PER_SECOND: Final = 300
 
 
 def find_snapshots(aws: Aws, stack_name: str | None = None) -> list[EbsSnapshot]:
@@ -30,26 +30,58 @@ def find_snapshots(aws: Aws, stack_name: str | None = None) -> list[EbsSnapshot]
     return Ebs(aws).find({FINGERPRINT_TAG: ""} | of_stack)
 
 
-def used_by(config: Config | None, snapshot_id: str) -> list[str]:
-    """Name the runtimes of a configuration whose nodes start from a snapshot."""
-    runtimes = config.runtimes if config is not None else ()
-    return [runtime.name for runtime in runtimes if runtime.snapshot_id == snapshot_id]
+def used_by(config: Config, deployed: Mapping[str, str], snapshot_id: str) -> list[str]:
+    """Name the runtimes whose nodes start from a snapshot: as they are configured, or as they were deployed.
+
+    Args:
+        config: the configuration.
+        deployed: the snapshot of each runtime by its name, as the deployment was recorded.
+        snapshot_id: which one.
+    """
+    configured = {runtime.name: runtime.snapshot_id for runtime in config.runtimes}
+    users = {
+        name for named in (configured, deployed) for name, found in named.items() if found == snapshot_id
+    }
+    return sorted(users)
 
 
-def row(snapshot: EbsSnapshot, price: Price | None, users: list[str]) -> dict[str, Any]:
-    """Describe a snapshot; its cost is at most that of its volume's size: empty blocks are not billed."""
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a GiB of a snapshot costs a month, and fast restore an hour and zone; None where not known."""
+
+    storage: Price | None = None
+    fast_restore: Price | None = None
+
+
+def row(snapshot: EbsSnapshot, prices: Prices, zones: Sequence[str], users: list[str]) -> dict[str, Any]:
+    """Describe a snapshot.
+
+    Args:
+        snapshot: which one. Its cost is at most that of what is written on it, else of its volume's size.
+        prices: of storage and fast restore.
+        zones: where it has fast restore.
+        users: the runtimes that start from it.
+    """
+    charges = [Charge(snapshot.id, snapshot.data_gib or snapshot.size_gib, prices.storage)]
+    if zones:
+        charges.append(Charge(snapshot.id, len(zones), prices.fast_restore))
+    costs = [charge.monthly for charge in charges]
+    cost = sum(one for one in costs if one is not None)
     return {
         "id": snapshot.id,
         "stack_name": snapshot.tags.get(STACK_TAG, ""),
         "state": snapshot.state,
         "size_gib": snapshot.size_gib,
+        "data_gib": snapshot.data_gib,
         "images": [{"name": name, "digest": digest} for name, digest in cached_images(snapshot.tags).items()],
         "architecture": snapshot.tags.get(ARCHITECTURE_TAG, ""),
         "kubernetes_version": snapshot.tags.get(KUBERNETES_TAG, ""),
         "encrypted": snapshot.is_encrypted,
         "created_at": snapshot.started_at.isoformat(),
-        "monthly_cost_at_most": Charge(snapshot.id, snapshot.size_gib, price).monthly,
-        "currency": price.currency if price else "",
+        "copies": snapshot.tags.get(COPIES_TAG, "").split(),
+        "fast_restore_zones": list(zones),
+        "monthly_cost_at_most": None if None in costs else cost,
+        "currency": prices.storage.currency if prices.storage else "",
         "used_by": users,
     }
 

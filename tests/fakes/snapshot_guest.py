@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,8 +78,9 @@ class Guests:
     offline: int = 0
     answers: list[dict[str, Any] | None] = field(default_factory=list)
     sent: list[list[str]] = field(default_factory=list)
-    fast_restore: list[dict[str, Any]] = field(default_factory=list)
+    fast_restore: set[tuple[str, str]] = field(default_factory=set)  # snapshots and zones
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    when_sent: Callable[[list[str]], None] = lambda lines: None
 
     def state(self, instance_id: str) -> Path:
         """Return the folder of an instance, made as it boots."""
@@ -101,6 +102,7 @@ class Guests:
     def run(self, instance_id: str, lines: list[str]) -> dict[str, Any]:
         """Run a script on an instance, and describe its end as SSM does."""
         self.sent.append(lines)
+        self.when_sent(lines)
         state = self.state(instance_id)
         env = {"PATH": f"{state / 'bin'}:{os.environ['PATH']}", "STATE": str(state)}
         ran = subprocess.run(
@@ -158,20 +160,35 @@ def account_with_guests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             return ActionResult({"Parameter": {"Name": name, "Value": _PARAMETERS[name]}})
         return real_parameter(self)
 
-    def fast_restores(self: Any) -> ActionResult:
-        asked = {
-            "zones": self._get_param("AvailabilityZones", []),
-            "snapshots": self._get_param("SourceSnapshotIds", []),
-        }
-        guests.fast_restore.append(asked)
+    def asked(self: Any) -> set[tuple[str, str]]:
+        zones, names = self._get_param("AvailabilityZones", []), self._get_param("SourceSnapshotIds", [])
+        return {(name, zone) for name in names for zone in zones}
+
+    def enable(self: Any) -> ActionResult:
+        guests.fast_restore |= asked(self)
         return ActionResult({"Successful": [], "Unsuccessful": []})
+
+    def disable(self: Any) -> ActionResult:
+        guests.fast_restore -= asked(self)
+        return ActionResult({"Successful": [], "Unsuccessful": []})
+
+    def fast_restores(self: Any) -> ActionResult:
+        [names] = [one["Values"] for one in self._get_param("Filters") if one["Name"] == "snapshot-id"]
+        found = [
+            {"SnapshotId": name, "AvailabilityZone": zone, "State": "optimizing"}
+            for name, zone in sorted(guests.fast_restore)
+            if name in names
+        ]
+        return ActionResult({"FastSnapshotRestores": found})
 
     with mock_aws():
         patched: tuple[tuple[Any, str, Any], ...] = (
             (SimpleSystemManagerResponse, "describe_instance_information", information),
             (SimpleSystemManagerResponse, "get_command_invocation", invocation),
             (SimpleSystemManagerResponse, "get_parameter", parameter),
-            (EC2Response, "enable_fast_snapshot_restores", fast_restores),
+            (EC2Response, "enable_fast_snapshot_restores", enable),
+            (EC2Response, "disable_fast_snapshot_restores", disable),
+            (EC2Response, "describe_fast_snapshot_restores", fast_restores),
         )
         for owner, name, function in patched:
             monkeypatch.setattr(owner, name, function, raising=False)

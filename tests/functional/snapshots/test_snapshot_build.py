@@ -502,7 +502,7 @@ def test_copies_are_made_once_a_region_and_fast_restore_is_enabled(guests: Guest
     wishes = Wishes(copies={OTHER: ""}, fast_restore_zones=("us-west-2a",))
     first = build(wishes)
     assert Ebs(session(OTHER)).get(first.copies[OTHER]).tags["sdctl:image-1"] == AGENT.reference
-    assert guests.fast_restore == [{"zones": ["us-west-2a"], "snapshots": [first.snapshot_id]}]
+    assert guests.fast_restore == {(first.snapshot_id, "us-west-2a")}
     assert build(wishes).copies == first.copies
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,17 +12,17 @@ import pytest
 
 from fakes.oci_registry import CONFIG, INDEX, LAYER, MANIFEST, OciRegistry, oci_registry
 from fakes.snapshot_guest import Guests, account_with_guests
-from sdctl.cli import context
-from sdctl.cli import snapshot as commands
+from sdctl.cli import context, output, snapshot_run
 from sdctl.cli.deploy_snapshot import warn_of_moved, with_snapshot
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.ebs import Ebs
 from sdctl.clients.oci_http import OciHttp
 from sdctl.clients.pricing import Pricing
 from sdctl.config.load import Loaded, Overrides, load_config
+from sdctl.deployments import Deployment
 from sdctl.errors import AwsError, NotFoundError, UsageError
 from sdctl.polling import Clock
-from sdctl.prices import SNAPSHOT, Price
+from sdctl.prices import FAST_RESTORE, SNAPSHOT, Price
 from sdctl.snapshots.building import Around
 from sdctl.snapshots.images import digests, examine
 from sdctl.snapshots.listing import moved
@@ -30,15 +32,25 @@ from support.cli import run
 REGION = "us-west-2"
 
 
-def put(registry: OciRegistry, repository: str, tag: str, *platforms: str, layer: bytes = b"layer") -> str:
-    """Store an image for some platforms, and something that is no image, as attestations are."""
+def put(
+    registry: OciRegistry, repository: str, tag: str, *platforms: str, layer: bytes = b"layer", gib: float = 0
+) -> str:
+    """Store an image for some platforms, and something that is no image, as attestations are.
+
+    `gib` is how large its layer is said to be, where it is not as large as it is.
+    """
     children = []
     for name in (*platforms, "unknown"):
         content = json.dumps({"os": "linux", "architecture": name}).encode()
         document = {
             "schemaVersion": 2, "mediaType": MANIFEST,
             "config": {"mediaType": CONFIG, **registry.put_blob(repository, content)},
-            "layers": [{"mediaType": LAYER, **registry.put_blob(repository, layer + name.encode())}],
+            "layers": [
+                {
+                    "mediaType": LAYER, **registry.put_blob(repository, layer + name.encode()),
+                    **({"size": int(gib * 1024**3)} if gib else {}),
+                }
+            ],
         }  # fmt: skip
         platform = {"os": "linux" if name != "unknown" else "unknown", "architecture": name}
         children.append(
@@ -64,8 +76,8 @@ def guests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guests]:
         seconds[0] += wanted
 
     clock = Clock(lambda: seconds[0], sleep, lambda low, high: high)
-    report = commands.output.note
-    monkeypatch.setattr(commands, "_around", lambda aws: Around(aws, report, Owner.this_process(), clock))
+    report = output.note
+    monkeypatch.setattr(snapshot_run, "around", lambda aws: Around(aws, report, Owner.this_process(), clock))
     price = Price(0.05, "USD", "gib-month")
     monkeypatch.setattr(Pricing, "product", lambda self, name: price if name == SNAPSHOT else None)
     with account_with_guests(tmp_path / "guests", monkeypatch) as found:
@@ -77,9 +89,12 @@ def session() -> Aws:
     return Aws(AwsAccess(REGION, access_key="testing", secret_key="testing"))
 
 
-def configuration(registry: OciRegistry, snapshot_id: str = "") -> None:
+def configuration(
+    registry: OciRegistry, snapshot_id: str = "", *, types: str = "[g5.xlarge]", size: str = ""
+) -> None:
     """Write a configuration whose images lie in the registry."""
-    volume = f"{{dataVolume: {{snapshotID: {snapshot_id}}}}}" if snapshot_id else "{}"
+    fields = {"snapshotID": snapshot_id, "volumeSize": size}
+    volume = json.dumps({"dataVolume": {name: value for name, value in fields.items() if value}})
     Path("sdctl.yaml").write_text(
         f"""stackName: farm
 kubernetesVersion: "1.36"
@@ -87,7 +102,7 @@ modelsRuntime:
   - name: sdruntime
     type: sdwebui
     extraValues:
-      karpenter: {{nodeTemplate: {volume}}}
+      karpenter: {{nodeTemplate: {volume}, provisioner: {{instanceType: {types}}}}}
       runtime:
         inferenceApi: {{image: {{repository: "{registry.host}/server", tag: "1"}}}}
         queueAgent: {{image: {{repository: "{registry.host}/agent", tag: "1"}}}}
@@ -142,11 +157,179 @@ def test_fast_restore_is_not_bought_without_a_yes(guests: Guests, registry: OciR
     words = ("snapshot", "build", f"{registry.host}/server:1", "--fast-restore", "us-west-2a")
     configuration(registry)
     refused = run(*words)
-    assert (refused.code, guests.fast_restore) == (2, [])
+    assert (refused.code, guests.fast_restore) == (2, set())
     allowed = run(*words, "-y")
     assert allowed.code == 0, allowed.stderr
-    assert [one["zones"] for one in guests.fast_restore] == [["us-west-2a"]]
+    assert [zone for _, zone in guests.fast_restore] == ["us-west-2a"]
     assert "billed by the hour" in allowed.stdout
+
+
+def build_server(registry: OciRegistry, *more: str) -> str:
+    """Build a snapshot of one image and return its id."""
+    put(registry, "server", "1", "amd64")
+    configuration(registry)
+    ran = run("snapshot", "build", f"{registry.host}/server:1", "-q", "-y", *more)
+    assert ran.code == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_fast_restore_is_counted_and_ended_without_the_snapshot(
+    guests: Guests, registry: OciRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {SNAPSHOT: Price(0.05, "USD", "gib-month"), FAST_RESTORE: Price(0.9, "USD")}
+    monkeypatch.setattr(Pricing, "product", lambda self, name: known[name])
+    name = build_server(registry, "--fast-restore", "us-west-2a", "--fast-restore", "us-west-2b")
+    [row] = run("snapshot", "list", "-o", "json").document["snapshots"]
+    assert row["fast_restore_zones"] == ["us-west-2a", "us-west-2b"]
+    assert row["monthly_cost_at_most"] == pytest.approx(row["size_gib"] * 0.05 + 2 * 0.9 * 730)
+    ended = run("snapshot", "delete", name, "--only-fast-restore", "-o", "json")
+    assert ended.document == {"fast_restore_disabled": {name: ["us-west-2a", "us-west-2b"]}}
+    [row] = run("snapshot", "list", "-o", "json").document["snapshots"]
+    assert row["fast_restore_zones"] == []
+
+
+def test_fast_restore_that_nodes_would_not_use_is_told(guests: Guests, registry: OciRegistry) -> None:
+    put(registry, "server", "1", "amd64")
+    words = ("snapshot", "build", f"{registry.host}/server:1", "--fast-restore", "us-west-2a", "-y")
+    configuration(registry)
+    told = run(*words)
+    assert "volumeInitializationRate to 0" in told.stderr
+    assert "bills it by the GiB of data of each volume; what it is in us-west-2: https://aws" in told.stdout
+    text = Path("sdctl.yaml").read_text()
+    Path("sdctl.yaml").write_text(text.replace("{}", '{"volumeInitializationRate": 0}'))
+    assert "volumeInitializationRate" not in run(*words).stderr
+
+
+def test_a_zone_or_region_that_is_none_is_refused_before_anything_is_made(
+    guests: Guests, registry: OciRegistry
+) -> None:
+    put(registry, "server", "1", "amd64")
+    configuration(registry)
+    for words in (
+        ("--copy-to", "eu-centrl-1"), ("--copy-to", REGION), ("--copy-to", "cn-north-1"),
+        ("--fast-restore", "eu-central-1a"), ("--fast-restore", "us-west-2"),
+        ("--fast-restore", "us-west-2-lax-1a"),
+    ):  # fmt: skip
+        ran = run("snapshot", "build", f"{registry.host}/server:1", *words, "-y", "-o", "json")
+        assert (ran.code, ran.error["code"]) == (2, "usage"), words
+        assert words[1] in ran.error["message"]
+    assert guests.sent == []
+
+
+def test_copies_are_listed_and_deleted_with_their_snapshot(guests: Guests, registry: OciRegistry) -> None:
+    there = Ebs(Aws(AwsAccess("eu-central-1", access_key="testing", secret_key="testing")))
+    name = build_server(registry, "--copy-to", "eu-central-1")
+    [copy] = there.find({"sdctl:stack": "farm"})
+    [row] = run("snapshot", "list", "-o", "json").document["snapshots"]
+    assert row["copies"] == ["eu-central-1"]
+    # What was built there by itself is nobody's copy.
+    own = there.copy_from(REGION, name, "built there", {"sdctl:stack": "farm"})
+    deleted = run("snapshot", "delete", name, "-y", "-o", "json")
+    assert deleted.document["copies_deleted"] == {name: {"eu-central-1": copy.id}}
+    assert [one.id for one in there.find({"sdctl:stack": "farm"})] == [own]
+
+
+def test_a_new_build_of_the_same_images_gets_copies_of_its_own(guests: Guests, registry: OciRegistry) -> None:
+    there = Ebs(Aws(AwsAccess("eu-central-1", access_key="testing", secret_key="testing")))
+    first = build_server(registry, "--copy-to", "eu-central-1")
+    second = build_server(registry, "--copy-to", "eu-central-1", "--force")
+    made_of = {one.tags["sdctl:copy-of"] for one in there.find({"sdctl:stack": "farm"})}
+    assert made_of == {first, second}
+
+
+def test_what_was_deployed_is_not_deleted_although_the_configuration_does_not_name_it(
+    guests: Guests, registry: OciRegistry
+) -> None:
+    name = build_server(registry)
+    deployment = Deployment(
+        "farm",
+        REGION,
+        "aws",
+        str(Path.cwd()),
+        {},
+        runtimes={"sdruntime": "sdwebui"},
+        snapshots={"sdruntime": name},
+    )
+    context.deployments().record(deployment)
+    [row] = run("snapshot", "list", "-o", "json").document["snapshots"]
+    assert row["used_by"] == ["sdruntime"]
+    refused = run("snapshot", "delete", name, "-y", "-o", "json")
+    assert (refused.code, refused.error["code"]) == (8, "conflict")
+
+
+def test_a_builder_is_for_the_nodes_that_are_configured(guests: Guests, registry: OciRegistry) -> None:
+    for name in ("server", "agent"):
+        put(registry, name, "1", "amd64", "arm64")
+    configuration(registry, types="[g5g.xlarge]")
+    built = run("snapshot", "build", "-o", "json")
+    assert built.document["architecture"] == "arm64"
+    again = run("snapshot", "build", "--arch", "arm64", "-q")
+    assert again.stdout.strip() == built.document["snapshot_id"]
+    wrong = run("snapshot", "build", "--arch", "x86_64", "-o", "json")
+    assert (wrong.code, wrong.error["message"]) == (2, "no runtime has nodes with x86_64")
+    configuration(registry, types="[g5g.xlarge, g5.xlarge]")
+    assert "no one architecture" in run("snapshot", "build", "-o", "json").error["message"]
+
+
+def test_a_registry_that_wants_a_login_is_told_before_anything_is_made(
+    guests: Guests, registry: OciRegistry
+) -> None:
+    put(registry, "server", "1", "amd64")
+    configuration(registry)
+    registry.login = "a user's"
+    ran = run("snapshot", "build", f"{registry.host}/server:1", "-o", "json")
+    assert (ran.code, ran.error["code"]) == (5, "registry")
+    assert "copy a private image into ECR" in ran.error["hint"]
+    assert guests.sent == []
+
+
+def test_a_registry_that_cannot_be_asked_hides_no_snapshot(guests: Guests, registry: OciRegistry) -> None:
+    name = build_server(registry)
+    registry.login = "a user's"
+    ran = run("snapshot", "list", "--check", "-o", "json")
+    assert ran.code == 0
+    assert [(one["id"], one["moved"]) for one in ran.document["snapshots"]] == [(name, None)]
+    assert "not known" in ran.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_the_process_removes_the_builder_first(
+    guests: Guests, registry: OciRegistry, number: signal.Signals
+) -> None:
+    put(registry, "server", "1", "amd64")
+    configuration(registry)
+    before = signal.getsignal(number)
+    guests.when_sent = lambda lines: os.kill(os.getpid(), number) if "pull-image" in lines[1] else None
+    ran = run("snapshot", "build", f"{registry.host}/server:1")
+    assert ran.code == 130
+    assert signal.getsignal(number) is before
+    states = {
+        one["State"]["Name"]
+        for group in session().client("ec2").describe_instances()["Reservations"]
+        for one in group["Instances"]
+    }
+    assert states == {"terminated"}
+    assert session().client("iam").list_roles()["Roles"] == []
+
+
+def test_a_key_that_cannot_encrypt_is_refused_before_anything_is_made(
+    guests: Guests, registry: OciRegistry
+) -> None:
+    kms = session().client("kms")
+    key = kms.create_key()["KeyMetadata"]["Arn"]
+    name = build_server(registry, "--kms-key", key)
+    assert Ebs(session()).get(name).is_encrypted
+    guests.sent.clear()
+    kms.disable_key(KeyId=key.rpartition("/")[2])
+    words = ("snapshot", "build", f"{registry.host}/server:1", "--force", "-o", "json", "--kms-key")
+    refused = run(*words, key)
+    assert (refused.code, refused.error["code"]) == (3, "config")
+    assert "it is Disabled" in refused.error["message"]
+    signing = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["Arn"]
+    assert "RSA_2048" in run(*words, signing).error["message"]
+    gone = f"arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-000000000000"
+    assert "there is no key" in run(*words, gone).error["message"]
+    assert guests.sent == []
 
 
 def test_a_snapshot_of_somebody_elses_is_not_deleted(guests: Guests, registry: OciRegistry) -> None:
@@ -241,6 +424,38 @@ def test_a_deploy_with_a_snapshot_builds_one_first_and_takes_it_the_next_time(
     assert (second.snapshot_id, guests.sent) == (first.snapshot_id, [])
     with pytest.raises(UsageError, match="sdruntime has a snapshotID already"):
         with_snapshot(*loaded_with(first.snapshot_id), session(), only_look=False)
+
+
+def test_volumes_are_as_large_as_the_snapshot_that_is_built_first(
+    guests: Guests, registry: OciRegistry
+) -> None:
+    put(registry, "server", "1", "amd64", gib=30)
+    put(registry, "agent", "1", "amd64", layer=b"agent")
+    configuration(registry, size="120Gi")
+    context.reset(context.Options(yes=True))
+    with pytest.raises(UsageError, match="need a volume of 167 GiB; the nodes of sdruntime have a smaller"):
+        with_snapshot(*loaded_with(), session(), only_look=False)
+    assert guests.sent == []
+    configuration(registry)
+    for _ in range(2):  # built, then found
+        runtime = with_snapshot(*loaded_with(), session(), only_look=False).config.runtimes[0]
+        assert runtime.extra_value("karpenter", "nodeTemplate", "dataVolume", "volumeSize") == "167Gi"
+        assert Ebs(session()).get(runtime.snapshot_id).size_gib == 167
+
+
+def test_a_deploy_warns_of_images_for_other_nodes(
+    guests: Guests, registry: OciRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("server", "agent"):
+        put(registry, name, "1", "amd64", "arm64")
+    configuration(registry)
+    snapshot_id = run("snapshot", "build", "-q").stdout.strip()
+    configuration(registry, types="[g5g.xlarge]")
+    warn_of_moved(loaded_with(snapshot_id)[0].config, session(), {})
+    assert (
+        f"{snapshot_id} has images for x86_64, and nodes of sdruntime may be others"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_deploy_warns_where_an_image_is_not_on_the_snapshot_as_it_is_today(

@@ -59,7 +59,10 @@ def asked(service: str, operation: str, params: Mapping[str, Any]) -> Iterator[A
             yield "ec2:CreateTags", there, {"ec2:CreateAction": (operation,)}
         case "ec2", "StopInstances" | "TerminateInstances":
             yield f"ec2:{operation}", arn("ec2", f"instance/{params['InstanceIds'][0]}"), OURS
-        case "ec2", "DeleteSnapshot" | "EnableFastSnapshotRestores":
+        case (
+            "ec2",
+            "CreateTags" | "DeleteSnapshot" | "DisableFastSnapshotRestores" | "EnableFastSnapshotRestores",
+        ):
             yield f"ec2:{operation}", arn("ec2", "snapshot/snap-1", ""), OURS
         case "iam", _:
             kind, key = "instance-profile", "InstanceProfileName"
@@ -97,6 +100,9 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, st
         images = (Image("r.io/a", "1", f"sha256:{'1' * 64}", {}),)
         built = build_snapshot(CONFIG, images, Wishes(fast_restore_zones=("us-west-2a",)), around)
         tags = {"sdctl:stack": "farm"}
+        zones = Ebs(watched).fast_restores([built.snapshot_id])[built.snapshot_id]
+        Ebs(watched).disable_fast_restore(built.snapshot_id, zones)
+        Ebs(watched).tag(built.snapshot_id, {"sdctl:copies": REGION})
         Ebs(watched).copy_from(REGION, built.snapshot_id, "a copy", tags)
         Ebs(watched).delete(built.snapshot_id)
         return recorder.calls
@@ -128,3 +134,11 @@ def test_the_policy_allows_what_a_build_does_and_nothing_of_others(
     ]  # fmt: skip
     assert changing
     assert [one for one in changing if allows(strange, one)] == []
+
+
+def test_the_policy_lets_the_configured_key_be_looked_at_and_no_other() -> None:
+    key, other = (arn("kms", f"key/{digit * 8}-1111-1111-1111-111111111111") for digit in "12")
+    document = policy("snapshot", CONFIG.model_copy(update={"kms_key_arn": key}), Place(REGION, ACCOUNT))
+    region = {"aws:RequestedRegion": (REGION,)}
+    assert allows(document, Request("kms:DescribeKey", key, region))
+    assert not allows(document, Request("kms:DescribeKey", other, region))

@@ -11,7 +11,14 @@ from sdctl.snapshots.images import configured_images
 from sdctl.snapshots.listing import uncached
 from sdctl.snapshots.owner import Owner
 from sdctl_snapshot import commands
-from sdctl_snapshot.images import Image, cached_images, fingerprint, image_tags, volume_size_gib
+from sdctl_snapshot.images import (
+    MAX_IMAGES,
+    Image,
+    cached_images,
+    fingerprint,
+    image_tags,
+    volume_size_gib,
+)
 
 GIB = 1024**3
 D1, D2 = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
@@ -41,6 +48,18 @@ def test_the_tags_say_what_is_on_a_snapshot_and_can_be_read_back() -> None:
         image_tags([image(f"r.io/{number}") for number in range(19)])
     with pytest.raises(ValueError, match="longer than the 256"):
         image_tags([image("r.io/" + "a" * 260)])
+
+
+def test_the_list_of_images_fits_into_what_systems_manager_passes_on() -> None:
+    # https://docs.aws.amazon.com/systems-manager/latest/APIReference/API_GetCommandInvocation.html
+    most_characters = 24_000
+    tag = "t" * 20
+    longest = [image(f"r.io/{n:02}{'a' * (256 - 8 - len(tag))}", tag) for n in range(MAX_IMAGES)]
+    image_tags(longest)
+    # The host's puller leaves an image of ECR under its canonical name as well.
+    canonical = "ecr.aws/arn:aws:ecr:us-west-2:123456789012:repository/"
+    names = [name for one in longest for name in (*one.names, f"{canonical}{one.pinned}")]
+    assert len("\n".join(names)) < most_characters
 
 
 def test_builds_are_alike_only_with_the_same_digests_and_the_same_nodes() -> None:
