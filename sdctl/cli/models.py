@@ -95,10 +95,11 @@ def sync(
 
     The file has one key, models, a list of sources, or of maps with source and, optionally, to, name, sha256.
     """
+    from sdctl.cli.models_place import existing
     from sdctl.cli.models_run import bring, open_sources, synced
 
     place = _place(bucket)
-    with open_sources() as resolver:
+    with open_sources() as resolver, existing(place):
         result = synced(place, manifest, resolver, is_updated=update, is_replaced=replace, bring=bring)
     for key in result.extra:
         output.note(f"not in {manifest}: {key}")
@@ -133,11 +134,9 @@ def _finish(
 
     def text() -> str:
         shown = [row | {"size": human_bytes(row["size_bytes"])} for row in rows]
-        return (
-            output.table(shown, ["action", "key", "type", "base", "size"])
-            if rows
-            else "Nothing was to be done."
-        )
+        if rows:
+            return output.table(shown, ["action", "key", "type", "base", "size"])
+        return "" if errors else "Nothing was to be done."
 
     output.stream(document, text)
     if not errors:
@@ -160,12 +159,13 @@ class FailedModelsError(RemoteError):
 @app.command("list")
 def list_models(bucket: _Bucket = None) -> None:
     """List the models: kind, base model, size, hash, date, and the runtimes that use them."""
-    from sdctl.cli.models_place import checkpoints, human_bytes
+    from sdctl.cli.models_place import checkpoints, existing, human_bytes
     from sdctl.models.library import Library, missing_checkpoints, users_of
     from sdctl.models.names import bring_command
 
     place = _place(bucket)
-    entries = Library(place.objects).models()
+    with existing(place):
+        entries = Library(place.objects).models()
     used = checkpoints(place)
     rows = [asdict(one) | {"used_by": users_of(one.key, used)} for one in entries]
     missing = missing_checkpoints(entries, used)
@@ -201,9 +201,12 @@ def verify(
     bucket: _Bucket = None,
 ) -> None:
     """Compare each model's checksum in the bucket with the one it was sent with; nothing is downloaded."""
+    from sdctl.cli.models_place import existing
     from sdctl.models.library import Library
 
-    found = Library(_place(bucket).objects).verify(models or [])
+    place = _place(bucket)
+    with existing(place):
+        found = Library(place.objects).verify(models or [])
     rows = [asdict(one) for one in found]
     output.result(
         rows, lambda: output.table(rows, ["verdict", "key", "how"]) if rows else "There is no model."
@@ -219,12 +222,13 @@ def remove(
     bucket: _Bucket = None,
 ) -> None:
     """Delete models from the bucket; what a deployed runtime names stays."""
-    from sdctl.cli.models_place import checkpoints
+    from sdctl.cli.models_place import checkpoints, existing
     from sdctl.models.library import Library
 
     place = _place(bucket)
     library, used = Library(place.objects), checkpoints(place)
-    keys = library.removable(models, used)
+    with existing(place):
+        keys = library.removable(models, used)
     if not output.confirm(f"Delete {', '.join(keys)} from the bucket {place.bucket}?"):
         raise typer.Exit(1)
     library.remove(keys)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,6 +62,26 @@ def find_place(bucket: str | None = None) -> Place:
     deployed = deployment.outputs.get("ModelBucket") if deployment is not None else None
     found = bucket or deployed or _picked(aws, deployment)
     return Place(aws, found, deployment, is_own=deployed is None or found == deployed)
+
+
+@contextmanager
+def existing(place: Place) -> Iterator[None]:
+    """Say how the bucket is made, where the block finds that there is none.
+
+    Raises:
+        NotFoundError: there is no such bucket.
+    """
+    from sdctl.clients.aws import error_code
+
+    try:
+        yield
+    except NotFoundError as error:
+        cause = error.__cause__
+        if not isinstance(cause, Exception) or error_code(cause) != "NoSuchBucket":
+            raise
+        raise NotFoundError(
+            f"the model bucket {place.bucket} does not exist", hint=f"sdctl bucket create {place.bucket}"
+        ) from error
 
 
 def _picked(aws: Aws, deployment: Deployment | None) -> str:

@@ -195,7 +195,9 @@ class Buckets:
         region = listed.get("BucketRegion") or self._own_region(name)
         if region != self._aws.region:
             return None
-        return BucketView(name, region, listed["CreationDate"].isoformat(), self._tags_if_allowed(name))
+        return BucketView(
+            name, region, listed["CreationDate"].isoformat(timespec="seconds"), self._tags_if_allowed(name)
+        )
 
     def size(self, name: str) -> tuple[int, int]:
         """Count a bucket's objects and their bytes."""

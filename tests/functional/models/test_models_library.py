@@ -370,3 +370,16 @@ def test_the_list_shows_a_bucket_that_was_made_under_a_name_of_ones_own(desk: De
     assert cli.run("bucket", "create", "paintings-of-mine").code == 0
     rows = {row["name"]: row for row in cli.run("bucket", "list", "-o", "json").document["buckets"]}
     assert rows["paintings-of-mine"]["used_by"] == []
+
+
+@pytest.mark.parametrize("words", [("list",), ("verify",), ("remove", "x", "--yes"), ("sync",)])
+def test_every_command_says_how_a_missing_bucket_is_made(desk: Desk, words: tuple[str, ...]) -> None:
+    Path("models.yaml").write_text("models: []\n")
+    ran = cli.run("models", *words, "-b", "not-there-at-all", "-o", "json")
+    assert (ran.code, ran.error["hint"]) == (4, "sdctl bucket create not-there-at-all")
+
+
+def test_a_sync_of_which_everything_failed_does_not_say_that_nothing_was_to_be_done(desk: Desk) -> None:
+    Path("models.yaml").write_text("models:\n  - nothing.safetensors\n")
+    ran = desk.run("sync")
+    assert (ran.code, ran.stdout.strip()) == (4, "")
