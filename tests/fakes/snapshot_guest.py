@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from moto.iam.models import AWSManagedPolicy, iam_backends
 from moto.ssm.exceptions import SSMException
 from moto.ssm.responses import SimpleSystemManagerResponse
 
+from fakes.oci_registry import CONFIG, INDEX, LAYER, MANIFEST, OciRegistry
 from sdctl.iam.targets import BUILDER_POLICIES
 from sdctl.versions import BOTTLEROCKET_VERSION
 
@@ -194,3 +196,31 @@ def account_with_guests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
             monkeypatch.setattr(owner, name, function, raising=False)
         _add_managed_policies()
         yield guests
+
+
+def put(
+    registry: OciRegistry, repository: str, tag: str, *platforms: str, layer: bytes = b"layer", gib: float = 0
+) -> str:
+    """Store an image for some platforms, and something that is no image, as attestations are.
+
+    `gib` is how large its layer is said to be, where it is not as large as it is.
+    """
+    children = []
+    for name in (*platforms, "unknown"):
+        content = json.dumps({"os": "linux", "architecture": name}).encode()
+        document = {
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, **registry.put_blob(repository, content)},
+            "layers": [
+                {
+                    "mediaType": LAYER, **registry.put_blob(repository, layer + name.encode()),
+                    **({"size": int(gib * 1024**3)} if gib else {}),
+                }
+            ],
+        }  # fmt: skip
+        platform = {"os": "linux" if name != "unknown" else "unknown", "architecture": name}
+        children.append(
+            {**registry.put_manifest(repository, document, f"{tag}-{name}"), "platform": platform}
+        )
+    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": children}
+    return str(registry.put_manifest(repository, index, tag)["digest"])

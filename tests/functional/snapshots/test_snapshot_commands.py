@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fakes.oci_registry import CONFIG, INDEX, LAYER, MANIFEST, OciRegistry, oci_registry
-from fakes.snapshot_guest import Guests, account_with_guests
+from fakes.oci_registry import OciRegistry, oci_registry
+from fakes.snapshot_guest import Guests, account_with_guests, put
 from sdctl.cli import context, output, snapshot_run
 from sdctl.cli.deploy_snapshot import warn_of_moved, with_snapshot
 from sdctl.clients.aws import Aws, AwsAccess
@@ -30,34 +30,6 @@ from sdctl.snapshots.owner import Owner
 from support.cli import run
 
 REGION = "us-west-2"
-
-
-def put(
-    registry: OciRegistry, repository: str, tag: str, *platforms: str, layer: bytes = b"layer", gib: float = 0
-) -> str:
-    """Store an image for some platforms, and something that is no image, as attestations are.
-
-    `gib` is how large its layer is said to be, where it is not as large as it is.
-    """
-    children = []
-    for name in (*platforms, "unknown"):
-        content = json.dumps({"os": "linux", "architecture": name}).encode()
-        document = {
-            "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, **registry.put_blob(repository, content)},
-            "layers": [
-                {
-                    "mediaType": LAYER, **registry.put_blob(repository, layer + name.encode()),
-                    **({"size": int(gib * 1024**3)} if gib else {}),
-                }
-            ],
-        }  # fmt: skip
-        platform = {"os": "linux" if name != "unknown" else "unknown", "architecture": name}
-        children.append(
-            {**registry.put_manifest(repository, document, f"{tag}-{name}"), "platform": platform}
-        )
-    index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": children}
-    return str(registry.put_manifest(repository, index, tag)["digest"])
 
 
 @pytest.fixture
