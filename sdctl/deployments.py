@@ -50,7 +50,8 @@ class Deployment:
     """One deployment: what it is called, from which folder it came, and what it gave back.
 
     `outputs` are the front stack's outputs. `runtimes` maps each runtime's name to its type, `snapshots` to
-    the snapshot with images that its nodes start from, where there is one.
+    the snapshot with images that its nodes start from, where there is one, `missing_models` to the checkpoint
+    that the model bucket lacked for it at the end of the deploy.
     `api_key` and `endpoint_url`, the emulator's address, are kept for the local target only.
     """
 
@@ -65,6 +66,7 @@ class Deployment:
     runtimes: dict[str, str] = field(default_factory=dict)
     profile: str = ""
     snapshots: dict[str, str] = field(default_factory=dict)
+    missing_models: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:

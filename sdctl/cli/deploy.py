@@ -14,7 +14,7 @@ from sdctl.cli import access, context, output
 from sdctl.cli.flags import Bucket, RuntimeName, RuntimeType, Snapshot
 from sdctl.cli.progress import Progress, progress
 from sdctl.deployments import Deployment, home
-from sdctl.errors import AwsError, RemoteError, UsageError
+from sdctl.errors import RemoteError, SdctlError, UsageError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
@@ -78,17 +78,18 @@ def deploy(
     if plan or dry_run:
         _show_planned(loaded)
         return
+    brings_model = False
     if options.target == _LOCAL:
         deployment = _apply_locally(loaded, runtime_url or [], seconds_per_image)
     else:
-        deployment = _apply_on_aws(loaded, skip_doctor=skip_doctor)
+        deployment, brings_model = _apply_on_aws(loaded, skip_doctor=skip_doctor)
     document = {
         "stack_name": deployment.stack_name, "region": deployment.region, "target": deployment.target,
         "outputs": deployment.outputs,
     }  # fmt: skip
     output.result(document, lambda: output.pairs(deployment.outputs))
     if deployment.target != _LOCAL:
-        _tell_next(loaded.config, deployment)
+        _tell_next(loaded.config, deployment, brings_model=brings_model)
         return
     output.note('Next: sdctl submit t2i "A dog" --wait --download out')
 
@@ -121,7 +122,9 @@ def _report(event: Event) -> None:
         output.detail(f"{event.step}: {event.status}")
 
 
-def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
+def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> tuple[Deployment, bool]:
+    """Deploy, and tell whether the guide's default model is to be brought afterwards."""
+    from sdctl.cli.deploy_model import offer_default
     from sdctl.deploy.apply import Machine, apply_plan
     from sdctl.deploy.display import summary
     from sdctl.deploy.lock import this_process
@@ -142,6 +145,9 @@ def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
     outputs: Mapping[str, Mapping[str, str]] = observed.outputs
     if found.plan.changes:
         _ask(found, config.stack_name, f"{observed.region} of account {observed.account}")
+    # Asked before the half hour that a cluster takes, and not after it.
+    brings_model = offer_default(config, aws, observed.model_bucket)
+    if found.plan.changes:
         machine = Machine(home(env), env, this_process("deploy"))
         with progress(found.plan) as shown:
             try:
@@ -162,26 +168,23 @@ def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> Deployment:
         snapshots={one.name: one.snapshot_id for one in config.runtimes if one.snapshot_id},
     )  # fmt: skip
     context.deployments().record(deployment)
-    return deployment
+    return deployment, brings_model
 
 
-def _tell_next(config: Config, deployment: Deployment) -> None:
-    """Name the commands to try next: where a runtime's model is missing, the one that brings it."""
-    from sdctl.clients.s3 import S3
-    from sdctl.models.identify import CHECKPOINT_FOLDER
-    from sdctl.models.names import bring_command
+def _tell_next(config: Config, deployment: Deployment, *, brings_model: bool) -> None:
+    """Bring the model that was agreed to; name the commands to try next."""
+    from sdctl.cli.deploy_model import bring_default, tell_missing
 
-    wanted = {runtime.checkpoint: runtime.name for runtime in config.runtimes if runtime.checkpoint}
-    try:
-        found = set(
-            S3(access.aws(deployment)).keys(deployment.outputs["ModelBucket"], f"{CHECKPOINT_FOLDER}/")
-        )
-    except AwsError as error:
-        output.warn(f"{error.message}: are the models of {', '.join(wanted.values())} there?")
-    else:
-        for name, runtime in wanted.items():
-            if f"{CHECKPOINT_FOLDER}/{name}" not in found:
-                output.note(f"Next: {bring_command(name)} (the runtime {runtime} waits for it)")
+    failure = None
+    if brings_model:
+        output.note("The deployment stands; bringing the guide's default model.")
+        try:
+            bring_default(deployment)
+        except SdctlError as error:
+            failure = error
+    context.deployments().record(tell_missing(config, deployment))
+    if failure is not None:
+        raise failure
     output.note("Next: sdctl verify draws a first picture, sdctl kubeconfig gives access to the cluster")
 
 

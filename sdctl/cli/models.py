@@ -226,7 +226,7 @@ def remove(
     from sdctl.models.library import Library
 
     place = _place(bucket)
-    library, used = Library(place.objects), checkpoints(place)
+    library, used = Library(place.objects), checkpoints(place, is_sure=True)
     with existing(place):
         keys = library.removable(models, used)
     if not output.confirm(f"Delete {', '.join(keys)} from the bucket {place.bucket}?"):

@@ -104,11 +104,18 @@ def _config(deployment: Deployment | None) -> Config:
     return load_config(path, Overrides(options.stack_name), context.environment()).config
 
 
-def checkpoints(place: Place) -> dict[str, list[str]]:
+def checkpoints(place: Place, *, is_sure: bool = False) -> dict[str, list[str]]:
     """Return the checkpoints that runtimes want of a bucket, by the runtime's name.
 
     They are what the configuration names and what is deployed; and what other deployments name that read
     the same bucket, by `RUNTIME of DEPLOYMENT`.
+
+    Args:
+        place: the bucket.
+        is_sure: leave nothing out that may not be read.
+
+    Raises:
+        AwsError: it may not be read.
     """
     from sdctl.deploy.results import read_checkpoints
 
@@ -122,7 +129,14 @@ def checkpoints(place: Place) -> dict[str, list[str]]:
     if place.deployment is None or place.deployment.target != "local":  # there each has an emulator to itself
         users |= users_of_buckets(place.aws).get(place.bucket, set())
     for stack_name in sorted(users):
-        for name, names in read_checkpoints(place.aws, stack_name).items():
+        try:
+            named = read_checkpoints(place.aws, stack_name)
+        except AwsError as error:
+            if is_sure or not _is_denied(error):
+                raise
+            output.warn(f"which models {stack_name} uses may not be read")
+            continue
+        for name, names in named.items():
             shown = name if stack_name == own else f"{name} of {stack_name}"
             found[shown] = sorted({*found.get(shown, ()), *names})
     return found
@@ -140,10 +154,14 @@ def users_of_buckets(aws: Aws) -> dict[str, set[str]]:
                 name = stack.tags.get("sdctl:stack") or stack.name.removesuffix("Stack")
                 used.setdefault(bucket, set()).add(name)
     except AwsError as error:
-        if error.aws_code != "AccessDenied":
+        if not _is_denied(error):
             raise
         output.warn("the stacks may not be read: which deployments use a bucket is not known")
     return used
+
+
+def _is_denied(error: AwsError) -> bool:
+    return error.aws_code in ("AccessDenied", "AccessDeniedException")
 
 
 def human_bytes(count: float) -> str:

@@ -246,8 +246,11 @@ def _send(api: TaskApi, body: Mapping[str, Any], version: str = V1ALPHA2) -> Sub
 
 def _finish(common: Common, submitted: Submitted, api: TaskApi | None) -> None:
     """Tell what was submitted, or wait for its end and tell that."""
+    from sdctl.cli.deploy_model import warn_of_missing
+
     if submitted.replayed:
         output.note(f"{submitted.id} was submitted before: nothing new was started")
+    warn_of_missing(submitted.runtime)
     if not common.wait:
         output.note(f"{submitted.status} on {submitted.runtime}; outputs go to {submitted.output_location}")
         output.note(f"Next: sdctl watch {submitted.id}")

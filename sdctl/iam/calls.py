@@ -169,6 +169,8 @@ _SUBMIT: Final = (
     *_calls("cloudformation", "anything here", "DescribeStacks"),
     *_calls("ssm", "runtimes", "GetParametersByPath"),
     *_calls("sns", "input topic", "Publish"),
+    # Whether a model that was missing at the end of the deploy has come since.
+    _s3("ListObjectsV2", "model bucket", "ListBucket"),
     Call("apigateway", "GetApiKey", ("api key",), ("apigateway:GET",)),
 )
 _MODELS: Final = (

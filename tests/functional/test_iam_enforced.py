@@ -281,6 +281,7 @@ def test_a_submitter_publishes_and_reads_the_key_and_can_do_nothing_else(
     metadata = {"id": "a-1", "runtime": "sdruntime", "tasktype": "text-to-image", "prefix": "output"}
     body = {"task": {"metadata": metadata, "content": {"prompt": "A dog"}}}
     publish(submitter.aws, outputs, body)
+    assert list(S3(submitter.aws).keys(outputs["ModelBucket"], "Stable-diffusion/")) == []
     # The emulator takes a path of parameters for all of them: its own answer is no.
     with pytest.raises(AwsError, match="GetParametersByPath"):
         read_results(submitter.aws, "shop")
