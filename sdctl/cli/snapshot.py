@@ -191,9 +191,10 @@ def delete(
     for one in found:
         _check_unused(config, deployment, one.id)
     copies = {one.id: copies_of(aws, one) for one in found}
-    copied = [f"{copy_id} in {region}" for there in copies.values() for region, copy_id in there.items()]
-    named = ", ".join([*(ids or ()), *copied])
-    if found and not output.confirm(f"Delete {named} in {aws.region}? Nodes cannot start from it any more."):
+    places = [(one.id, aws.region) for one in found]
+    places += [(copy_id, region) for there in copies.values() for region, copy_id in there.items()]
+    named = ", ".join(f"{name} in {region}" for name, region in places)
+    if found and not output.confirm(f"Delete {named}? Nodes cannot start from it any more."):
         raise typer.Exit(1)
     for one in found:
         delete_with_copies(aws, one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from sdctl.cli import context, output
@@ -95,4 +95,9 @@ def around(aws: Aws) -> Around:
     from sdctl.snapshots.building import Around
     from sdctl.snapshots.owner import Owner
 
-    return Around(aws, output.note, Owner.this_process())
+    return Around(aws, _tell, Owner.this_process())
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # the terminal may be gone, and what was made is to be removed all the same
+        output.note(text)

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _HOURS_A_DAY: Final = 24
 # Billed by the GiB that is written on the snapshot, for each volume, more for a higher rate:
 # https://docs.aws.amazon.com/ebs/latest/userguide/initalize-volume.html#consistent-rate-billing
-_RATE_PRICE: Final = "AWS bills it by the GiB of data of each volume; what it is in {}: {}"
-_PRICES_PAGE: Final = "https://aws.amazon.com/ebs/pricing/, Provisioned Rate for Volume Initialization"
+_RATE_PRICE: Final = (
+    "AWS bills this rate by the GiB of data of each volume; for the price in {} see Provisioned Rate for "
+    "Volume Initialization at https://aws.amazon.com/ebs/pricing/"
+)
 
 
 def agree_to_fast_restore(aws: Aws, zones: Sequence[str]) -> None:
@@ -96,7 +98,7 @@ def text(built: Built, zones: Sequence[str], config: Config, region: str) -> str
         data, most = (built.data_gib, "about") if built.data_gib else (built.size_gib, "at most")
         lines += [
             f"  a node's volume is filled in {most} {data * 1024 / rate / 60:.0f} min, at {rate} MiB/s",
-            f"  {_RATE_PRICE.format(region, _PRICES_PAGE)}",
+            f"  {_RATE_PRICE.format(region)}",
         ]
     return "\n".join(lines)
 

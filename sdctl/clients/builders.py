@@ -135,13 +135,15 @@ class Builders:
         }  # fmt: skip
 
     def describe(self, instance_id: str) -> tuple[str, str, dict[str, str]]:
-        """Return an instance's state, its reason, and its volumes by device; `terminated` once it is gone."""
+        """Return an instance's state, its reason, and its volumes by device.
+
+        The state is `unknown` where EC2 does not list it: just after its launch, or an hour after its end.
+        """
         filters = [{"Name": "instance-id", "Values": [instance_id]}]
         with aws_errors(f"look at {instance_id}"):
             pages = self._aws.client("ec2").get_paginator("describe_instances").paginate(Filters=filters)
             found = [one for page in pages for group in page["Reservations"] for one in group["Instances"]]
         if not found:
-            # Not listed yet, just after its launch; or not any more, an hour after its end.
             return "unknown", "", {}
         [one] = found
         volumes = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from sdctl.clients.aws import Aws
 from sdctl.clients.builders import Builders, Launch
@@ -20,7 +20,7 @@ from sdctl.errors import ConflictError, NotFoundError, RemoteError, UsageError
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 from sdctl.render.stacks import STACK_TAG
 from sdctl.snapshots.checks import check_key, check_regions, check_zones
-from sdctl.snapshots.cloud import FINGERPRINT_TAG, AccountCloud, Place
+from sdctl.snapshots.cloud import FINGERPRINT_TAG, AccountCloud, Place, patient
 from sdctl.snapshots.copies import COPIES_TAG, COPY_OF_TAG, copy_to
 from sdctl.snapshots.images import Architecture
 from sdctl.snapshots.owner import Owner
@@ -157,9 +157,7 @@ def build_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, ar
     return replace(built, copies=copies)
 
 
-def find_snapshot(
-    config: Config, images: tuple[Image, ...], wishes: Wishes, aws: Aws
-) -> EbsSnapshot | None:
+def find_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, aws: Aws) -> EbsSnapshot | None:
     """Return the snapshot that `build_snapshot` would take instead of building one, or None."""
     tags = _tags(config, images, wishes, kubernetes_version(aws, config, wishes.kubernetes_version))
     found = Ebs(aws).find({STACK_TAG: config.stack_name, FINGERPRINT_TAG: tags[FINGERPRINT_TAG]})
@@ -240,8 +238,12 @@ def _site(
         place, Builders(aws, own, str(around.owner), around.clock), Ebs(aws), Ssm(aws), launch=launch,
         snapshot_tags=tags, boundary=config.permissions_boundary_arn or "", clock=around.clock,
     )  # fmt: skip
-    wait = partial(poll, pace=Pace(2.0, 1.3, 15.0), clock=around.clock)
-    return Site(str(around.owner), cloud, wait, around.clock.monotonic, around.report, around.owner.is_alive)
+    clock = around.clock
+
+    def wait(probe: Callable[[], T | None], **wanted: Any) -> T:
+        return poll(patient(probe, clock), pace=Pace(2.0, 1.3, 15.0), clock=clock, **wanted)
+
+    return Site(str(around.owner), cloud, wait, clock.monotonic, around.report, around.owner.is_alive)
 
 
 def _guarded(act: Callable[[], T]) -> T:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
+from sdctl.clients.aws import is_transient
 from sdctl.clients.builders import DATA_DEVICE, Builders, Launch
 from sdctl.clients.ebs import Ebs, EbsSnapshot
 from sdctl.clients.ssm import Ssm
-from sdctl.errors import ConflictError, WaitTimeoutError
+from sdctl.errors import AwsError, ConflictError, WaitTimeoutError
 from sdctl.iam.targets import BUILDER_POLICIES
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 from sdctl.render.stacks import STACK_TAG
@@ -23,6 +24,9 @@ _UNKNOWN_SECONDS: Final = 60.0
 # On top of a command's own limit: its delivery, and the end of it being told.
 _GRACE_SECONDS: Final = 120.0
 _LOOKED_AFTER_EVERY_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 300.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,24 @@ class Place:
     def principal(self) -> str:
         """Who takes an instance's role."""
         return "ec2.amazonaws.com.cn" if self.partition == "aws-cn" else "ec2.amazonaws.com"
+
+
+def patient(probe: Callable[[], T | None], clock: Clock) -> Callable[[], T | None]:
+    """Let a probe outlive a line that breaks, or AWS's own trouble, for some minutes in a row."""
+    since: list[float] = []
+
+    def ask() -> T | None:
+        try:
+            found = probe()
+        except AwsError as error:
+            since.append(clock.monotonic())
+            if not is_transient(error) or since[-1] - since[0] > PATIENCE_SECONDS:
+                raise
+            return None
+        since.clear()
+        return found
+
+    return ask
 
 
 class AccountCloud:
@@ -177,7 +199,7 @@ class AccountCloud:
 
         try:
             return poll(
-                probe, awaited=f"a command on {instance_id}",
+                patient(probe, self._clock), awaited=f"a command on {instance_id}",
                 timeout_seconds=timeout_seconds + _GRACE_SECONDS, pace=Pace(1.0, 1.3, 5.0), clock=self._clock,
             )  # fmt: skip
         except WaitTimeoutError as error:

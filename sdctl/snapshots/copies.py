@@ -11,7 +11,7 @@ from sdctl.clients.ebs import Ebs, EbsSnapshot
 from sdctl.errors import RemoteError
 from sdctl.polling import Clock, Pace, poll
 from sdctl.render.stacks import STACK_TAG
-from sdctl.snapshots.cloud import FINGERPRINT_TAG
+from sdctl.snapshots.cloud import FINGERPRINT_TAG, patient
 
 # Of a snapshot, the regions with copies of it; of a copy, the snapshot that it was made of.
 COPIES_TAG: Final = "sdctl:copies"
@@ -105,6 +105,6 @@ def _await(ebs: Ebs, copy_id: str, region: str, clock: Clock) -> None:
         return True if now.state == "completed" else None
 
     poll(
-        probe, awaited=f"the copy {copy_id} in {region}", timeout_seconds=_COPY_SECONDS,
+        patient(probe, clock), awaited=f"the copy {copy_id} in {region}", timeout_seconds=_COPY_SECONDS,
         pace=Pace(5.0, 1.3, 15.0), state=lambda: seen[0], clock=clock,
     )  # fmt: skip

@@ -96,7 +96,10 @@ class Cloud(Protocol):
         """Launch the builder instance and return its id."""
 
     def instance_state(self, instance_id: str) -> str:
-        """Return EC2's word for an instance's state, with its reason where it has one."""
+        """Return EC2's word for an instance's state, with its reason where it has one.
+
+        `unknown` where EC2 does not list it: not yet, or not any more.
+        """
 
     def is_online(self, instance_id: str) -> bool:
         """Tell whether the instance takes commands."""
@@ -249,7 +252,7 @@ def _remove(site: Site, instance_ids: list[str], owners: set[str]) -> None:
     for owner in sorted(owners):
         site.cloud.remove_role(owner)
     for instance_id in instance_ids:
-        _state(site, instance_id, "terminated", REMOVAL_SECONDS)
+        _await_end(site, instance_id)
 
 
 def _fill(images: tuple[Image, ...], site: Site, instance_id: str) -> None:
@@ -390,7 +393,26 @@ def _unreachable_hint(site: Site, instance_id: str) -> str:
     return f"{state}, but not registered: its subnet needs a way to Systems Manager (--subnet, --public-ip)"
 
 
+def _await_end(site: Site, instance_id: str) -> None:
+    """Wait until an instance is terminated, asking again: EC2 may not have known it yet."""
+    until, last = site.now() + LISTED_SECONDS, [""]
+
+    def probe() -> bool | None:
+        last[0] = site.cloud.instance_state(instance_id)
+        word = last[0].partition(" ")[0]
+        if word not in (*_GONE, _UNKNOWN):
+            site.cloud.terminate(instance_id)
+        is_over = word == "terminated" or (word == _UNKNOWN and site.now() >= until)
+        return True if is_over else None
+
+    site.wait(
+        probe, awaited=f"{instance_id} to be terminated", timeout_seconds=REMOVAL_SECONDS,
+        state=lambda: last[0],
+    )  # fmt: skip
+
+
 _GONE: Final = ("shutting-down", "terminated")
+_UNKNOWN: Final = "unknown"
 
 
 def _state(site: Site, instance_id: str, wanted: str, timeout_seconds: float) -> None:
@@ -400,7 +422,7 @@ def _state(site: Site, instance_id: str, wanted: str, timeout_seconds: float) ->
     def probe() -> bool | None:
         last[0] = site.cloud.instance_state(instance_id)
         word = last[0].partition(" ")[0]
-        if word != wanted and word in _GONE and wanted != "terminated":
+        if word != wanted and word in _GONE:
             raise BuildError(f"the builder {instance_id} is {last[0]}", _hint(last[0]))
         return True if word == wanted else None
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from fakes.snapshot_guest import Guests, account_with_guests
 from sdctl.clients.aws import Aws, AwsAccess
 from sdctl.clients.builders import OWNER_TAG, BuilderInstance, Builders
 from sdctl.clients.ebs import Ebs, EbsSnapshot
 from sdctl.config.model import Config
-from sdctl.errors import ConflictError, NotFoundError, UsageError, WaitTimeoutError
+from sdctl.errors import AwsError, ConflictError, NotFoundError, UsageError, WaitTimeoutError
 from sdctl.polling import Clock
 from sdctl.snapshots.building import Around, Built, SnapshotError, Wishes, build_snapshot, remove_leftovers
-from sdctl.snapshots.cloud import Place
+from sdctl.snapshots.cloud import PATIENCE_SECONDS, Place, patient
 from sdctl.snapshots.owner import Owner
 from sdctl_snapshot.builder import (
     MAX_SECONDS,
@@ -328,6 +329,63 @@ def test_an_instance_that_is_listed_late_after_an_interrupt_is_removed(
         build(aws=script.aws)
     assert unlisted == [0]
     assert remains(session()) == NOTHING
+
+
+def test_an_instance_that_ec2_does_not_know_yet_is_terminated_when_it_does(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests.pull_fails = "no space left"
+    real, unknown = Builders.terminate, [2]
+
+    def terminate(self: Builders, instance_id: str) -> None:
+        # As EC2's InvalidInstanceID.NotFound, which means gone as well as not there yet.
+        if unknown[0]:
+            unknown[0] -= 1
+        else:
+            real(self, instance_id)
+
+    monkeypatch.setattr(Builders, "terminate", terminate)
+    with pytest.raises(SnapshotError, match="no space left"):
+        build()
+    assert remains(session()) == NOTHING
+
+
+def test_a_line_that_breaks_for_a_while_ends_no_build(guests: Guests) -> None:
+    clock, broken = Time(), [0.0]
+    aws = Aws(session().access)
+
+    def cut(**_: Any) -> None:
+        if broken[0] < clock.now < broken[0] + 240:
+            raise EndpointConnectionError(endpoint_url="https://ssm")
+
+    def report(text: str) -> None:
+        if text.startswith("waiting until"):
+            broken[0] = clock.now
+            clock.now += 1
+
+    aws._open().events.register("before-call.ssm.DescribeInstanceInformation", cut)
+    away = Around(aws, report, Owner.this_process(), clock.clock)
+    assert build_snapshot(CONFIG, IMAGES, PLAIN, away).snapshot_id
+    assert clock.now > 240
+
+
+def test_a_line_that_stays_broken_is_given_up(guests: Guests) -> None:
+    clock = Time()
+    lost = AwsError("no way", aws_code="EndpointConnectionError")
+    refused = AwsError("not you", aws_code="AccessDenied")
+
+    def probe(error: AwsError) -> None:
+        raise error
+
+    asked = patient(partial(probe, lost), clock.clock)
+    assert asked() is None
+    clock.now += PATIENCE_SECONDS
+    assert asked() is None
+    clock.now += 1
+    with pytest.raises(AwsError, match="no way"):
+        asked()
+    with pytest.raises(AwsError, match="not you"):
+        patient(partial(probe, refused), clock.clock)()
 
 
 def fail_snapshots(monkeypatch: pytest.MonkeyPatch, state: str) -> None:

@@ -166,7 +166,7 @@ def test_fast_restore_that_nodes_would_not_use_is_told(guests: Guests, registry:
     configuration(registry)
     told = run(*words)
     assert "volumeInitializationRate to 0" in told.stderr
-    assert "bills it by the GiB of data of each volume; what it is in us-west-2: https://aws" in told.stdout
+    assert "bills this rate by the GiB of data of each volume; for the price in us-west-2" in told.stdout
     text = Path("sdctl.yaml").read_text()
     Path("sdctl.yaml").write_text(text.replace("{}", '{"volumeInitializationRate": 0}'))
     assert "volumeInitializationRate" not in run(*words).stderr

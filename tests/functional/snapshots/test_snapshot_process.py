@@ -96,3 +96,22 @@ def test_ctrl_c_removes_the_builder_before_the_command_ends(
     code, told = end_at_the_pull(guests, image, environment, tmp_path, signal.SIGINT)
     assert (code, instances(), roles()) == (130, ["terminated"], []), told
     assert "removing the builder" in told
+
+
+def test_the_builder_is_removed_although_nobody_reads_any_more(
+    guests: Guests, registry: OciRegistry, environment: dict[str, str], tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        command(*BUILD, f"{registry.host}/server:1"), cwd=tmp_path, env=process_env(environment),
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+
+    def hang_up(lines: list[str]) -> None:
+        if "pull-image" in lines[1] and process.stderr is not None:
+            process.stderr.close()
+            process.send_signal(signal.SIGHUP)
+
+    guests.when_sent = hang_up
+    process.wait(60)
+    assert (instances(), roles()) == (["terminated"], [])
