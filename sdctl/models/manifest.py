@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sdctl.errors import ConfigError, NotFoundError, UsageError
+from sdctl.models import civitai, huggingface
 from sdctl.models.names import file_name, folder_name
 from sdctl.models.sources import checked_sha256
 
@@ -124,10 +125,36 @@ def read_lock(path: Path) -> dict[Line, Locked]:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document["version"] != _VERSION:
             raise ConfigError(f"{path} was written by a newer sdctl", hint="update sdctl")
-        found = [Locked(Line(**one.pop("line")), **one) for one in document["models"]]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        found = [_locked(one) for one in document["models"]]
+    except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
         raise ConfigError(f"{path} is damaged: {error}", hint=f"delete {path}") from error
+    for one in found:
+        if not _is_of_line(one):
+            # Who reads the list alone would take it for what the list says.
+            raise ConfigError(
+                f"{path} has {one.pinned} for {one.line.source}, which is another source",
+                hint=f"delete {path}, if you do not know why",
+            )
     return {one.line: one for one in found}
+
+
+def _locked(entry: dict[str, Any]) -> Locked:
+    found = Locked(Line(**entry.pop("line")), **entry)
+    texts = (*asdict(found.line).values(), found.pinned, found.key)
+    if not all(isinstance(one, str) for one in texts) or not isinstance(found.size_bytes, int):
+        raise TypeError("a value is of another type")
+    checked_sha256(found.sha256)
+    return found
+
+
+def _is_of_line(one: Locked) -> bool:
+    """Tell whether a lock pins the source of its line, and no other publisher's or repository's file."""
+    source = one.line.source
+    source = huggingface.source_of(source) or civitai.source_of(source) or source
+    base, pinned = source.partition("@")[0].rstrip("/"), one.pinned.partition("@")[0]
+    if not source.startswith(("hf:", "civitai:")):
+        return not one.pinned.startswith(("hf:", "civitai:"))
+    return pinned == base or pinned.startswith(f"{base}/")
 
 
 def write_lock(path: Path, locked: Mapping[Line, Locked]) -> None:
