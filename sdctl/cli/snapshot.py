@@ -181,7 +181,7 @@ def delete(
     from sdctl.snapshots.copies import copies_of, delete_with_copies
     from sdctl.snapshots.listing import owned
 
-    if not ids and not leftovers:
+    if not ids and (only_fast_restore or not leftovers):
         raise UsageError("name a snapshot, or --leftovers", hint="sdctl snapshot list")
     config, aws, deployment = _place()
     found = [owned(aws, name) for name in ids or ()]
@@ -190,10 +190,9 @@ def delete(
         return
     for one in found:
         _check_unused(config, deployment, one.id)
-    copies = {one.id: copies_of(aws, one) for one in found}
-    places = [(one.id, aws.region) for one in found]
-    places += [(copy_id, region) for there in copies.values() for region, copy_id in there.items()]
-    named = ", ".join(f"{name} in {region}" for name, region in places)
+    copies = [copy for one in found for copy in copies_of(aws, one)]
+    places = [*((aws.region, one.id) for one in found), *copies]
+    named = ", ".join(f"{name} in {region}" for region, name in places)
     if found and not output.confirm(f"Delete {named}? Nodes cannot start from it any more."):
         raise typer.Exit(1)
     for one in found:
@@ -201,7 +200,10 @@ def delete(
     removed = remove_leftovers(config, snapshot_run.around(aws), takes_over=take_over) if leftovers else 0
     lines = [f"deleted {named}"] if found else []
     lines += [f"{removed} leftovers removed"] if leftovers else []
-    document = {"deleted": ids or [], "copies_deleted": copies, "leftovers_removed": removed}
+    document = {
+        "deleted": ids or [], "copies_deleted": [{"region": region, "id": name} for region, name in copies],
+        "leftovers_removed": removed,
+    }  # fmt: skip
     output.result(document, "\n".join(lines))
 
 

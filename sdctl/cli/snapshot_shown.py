@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from sdctl.snapshots.listing import Prices
 
 _HOURS_A_DAY: Final = 24
-# Billed by the GiB that is written on the snapshot, for each volume, more for a higher rate:
+# In MiB/s of all volumes that are filled in a region at once; more is refused, and the quota can be raised:
+# https://docs.aws.amazon.com/ebs/latest/userguide/initalize-volume.html#consistent-rate-quota
+_RATE_QUOTA: Final = 5000
+# By the GiB that is written on the snapshot, more for a higher rate:
 # https://docs.aws.amazon.com/ebs/latest/userguide/initalize-volume.html#consistent-rate-billing
 _RATE_PRICE: Final = (
     "AWS bills this rate by the GiB of data of each volume; for the price in {} see Provisioned Rate for "
@@ -99,6 +102,7 @@ def text(built: Built, zones: Sequence[str], config: Config, region: str) -> str
         lines += [
             f"  a node's volume is filled in {most} {data * 1024 / rate / 60:.0f} min, at {rate} MiB/s",
             f"  {_RATE_PRICE.format(region)}",
+            f"  at most {_RATE_QUOTA // rate} nodes may start at once with it: EBS's quota for a region",
         ]
     return "\n".join(lines)
 

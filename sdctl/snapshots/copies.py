@@ -54,19 +54,17 @@ def copy_to(
     return ids
 
 
-def copies_of(aws: Aws, source: EbsSnapshot) -> dict[str, str]:
-    """Find the copies of a snapshot: their ids by region."""
-    found = {}
-    for region in source.tags.get(COPIES_TAG, "").split():
-        wanted = {STACK_TAG: source.tags[STACK_TAG], COPY_OF_TAG: source.id}
-        for one in _there(aws, region).find(wanted):
-            found[region] = one.id
-    return found
+def copies_of(aws: Aws, source: EbsSnapshot) -> list[tuple[str, str]]:
+    """Find the copies of a snapshot: their regions and ids."""
+    regions = source.tags.get(COPIES_TAG, "").split()
+    return [
+        (region, one.id) for region in regions for one in _there(aws, region).find({COPY_OF_TAG: source.id})
+    ]
 
 
 def delete_with_copies(aws: Aws, source: EbsSnapshot) -> None:
     """Delete a snapshot and its copies: these first, since it is what names their regions."""
-    for region, copy_id in copies_of(aws, source).items():
+    for region, copy_id in copies_of(aws, source):
         _there(aws, region).delete(copy_id)
     Ebs(aws).delete(source.id)
 

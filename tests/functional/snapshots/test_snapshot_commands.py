@@ -197,7 +197,7 @@ def test_copies_are_listed_and_deleted_with_their_snapshot(guests: Guests, regis
     # What was built there by itself is nobody's copy.
     own = there.copy_from(REGION, name, "built there", {"sdctl:stack": "farm"})
     deleted = run("snapshot", "delete", name, "-y", "-o", "json")
-    assert deleted.document["copies_deleted"] == {name: {"eu-central-1": copy.id}}
+    assert deleted.document["copies_deleted"] == [{"region": "eu-central-1", "id": copy.id}]
     assert [one.id for one in there.find({"sdctl:stack": "farm"})] == [own]
 
 
@@ -313,6 +313,7 @@ def test_a_snapshot_of_somebody_elses_is_not_deleted(guests: Guests, registry: O
     assert (ran.code, ran.error["code"]) == (4, "not_found")
     assert Ebs(session()).get(other).state == "completed"
     assert run("snapshot", "delete", "-y").code == 2
+    assert run("snapshot", "delete", "--leftovers", "--only-fast-restore", "-y").code == 2
     assert run("snapshot", "delete", "--leftovers").stdout == "0 leftovers removed\n"
 
 
