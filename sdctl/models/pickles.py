@@ -7,6 +7,7 @@ A name that the opcodes do not spell out, or any that is not listed, is refused.
 from __future__ import annotations
 
 import io
+import logging
 import pickletools
 from collections.abc import Iterator
 from itertools import islice
@@ -15,7 +16,11 @@ from typing import Final
 from sdctl.models.head import BadModelError, Content, UnsafeModelError
 from sdctl.models.zips import LOCAL_HEADER, pickles_of
 
+log = logging.getLogger(__name__)
+
 MAX_PICKLE_BYTES: Final = 32 * 1024**2
+# What the pickles of the older format, which stand before the tensors, have at most in nearly every file.
+_USUAL_PICKLE_BYTES: Final = 2 * 1024**2
 # A checkpoint of ten thousand tensors has half a million; this many take a few seconds.
 MAX_OPERATIONS: Final = 5_000_000
 # torch's format before it was a zip: five pickles, then the tensors.
@@ -63,17 +68,23 @@ def read_pickle(content: Content) -> Shapes:
         BadModelError: it is no sound file of that kind.
         UnsafeModelError: loading it would execute something.
     """
-    scanner = _Scanner()
     if content.read(0, min(len(LOCAL_HEADER), content.size_bytes)) == LOCAL_HEADER:
+        scanner = _Scanner()
         for name, text in pickles_of(content, MAX_PICKLE_BYTES):
             scanner.scan(io.BytesIO(text), name)
-    else:
-        _scan_legacy(scanner, content)
-    return scanner.shapes
+        return scanner.shapes
+    most = min(content.size_bytes, MAX_PICKLE_BYTES)
+    if most > _USUAL_PICKLE_BYTES:
+        try:
+            return _legacy(content.read(0, _USUAL_PICKLE_BYTES))
+        except BadModelError as error:
+            log.debug("more of the file is read: %s", error.message)
+    return _legacy(content.read(0, most))
 
 
-def _scan_legacy(scanner: _Scanner, content: Content) -> None:
-    data = io.BytesIO(content.read(0, min(content.size_bytes, MAX_PICKLE_BYTES)))
+def _legacy(start: bytes) -> Shapes:
+    """Examine the older format, of which the tensors are not needed."""
+    scanner, data = _Scanner(), io.BytesIO(start)
     scanner.scan(data, "the file")  # what is unsafe is said first
     end = data.tell()
     data.seek(0)
@@ -84,6 +95,7 @@ def _scan_legacy(scanner: _Scanner, content: Content) -> None:
     data.seek(end)
     for _ in range(_LEGACY_PICKLES - 1):
         scanner.scan(data, "the file")
+    return scanner.shapes
 
 
 class _Scanner:

@@ -48,6 +48,26 @@ def test_each_of_the_five_pickles_of_the_older_format_is_examined(number: int) -
     refused(whole[:at] + CALL + whole[at:], r"posix\.system: GLOBAL")
 
 
+class Counted(Held):
+    """Content that knows how far it was read."""
+
+    furthest = 0
+
+    def read(self, start: int, length: int) -> bytes:
+        self.furthest = max(self.furthest, start + length)
+        return super().read(start, length)
+
+
+@pytest.mark.parametrize("filled_bytes", [0, 3 * 1024**2])
+def test_of_the_older_format_no_more_is_read_than_is_needed(filled_bytes: int) -> None:
+    filled = b"X" + struct.pack("<I", filled_bytes) + b"x" * filled_bytes + b"0"
+    content = Counted(torch_legacy(torch_pickle(KINDS["sd1"], filled)) + bytes(40 * 1024**2))
+    head = read_head(content)
+    assert head is not None
+    assert identify(head).base == "SD1"
+    assert content.furthest == (32 if filled_bytes else 2) * 1024**2
+
+
 def test_a_magic_number_with_anything_beside_it_is_not_torchs() -> None:
     refused(b"\x80\x02N0" + MAGIC + b"." + torch_legacy(GOOD)[15:], "none that torch saved")
 
