@@ -122,6 +122,8 @@ class Library:
             NotFoundError: there is none.
             UsageError: there are several.
         """
+        if not text:
+            raise UsageError("a model's name is needed", hint="sdctl models list")
         if text in known or self._objects.look(text) is not None:
             return text
         fitting = sorted(key for key in known if key.endswith(f"/{text}"))
