@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import platform
 import re
@@ -48,7 +49,9 @@ class Owner:
         except (OSError, KeyError):  # a container's user may have no name
             user = "somebody"
         who = _FORBIDDEN.sub("_", f"{user} on {platform.node()}")[:128]
-        return cls(who, f"{uuid.getnode():x}", os.getpid(), int(now()))
+        # Both: containers on many hosts have the same address, and each another name.
+        machine = hashlib.sha256(f"{uuid.getnode():x} {platform.node()}".encode()).hexdigest()[:12]
+        return cls(who, machine, os.getpid(), int(now()))
 
     def __str__(self) -> str:
         return f"{self.who} machine {self.machine} process {self.pid} at {self.at}"

@@ -228,6 +228,8 @@ def _instance(site: Site) -> Iterator[str]:
     finally:
         site.report("removing the builder")
         try:
+            for instance_id in started:
+                site.cloud.terminate(instance_id)  # first of all: nothing else costs much
             # A launch whose answer was lost may have made an instance too, which EC2 lists a little later.
             listed = _own_instances(site, LISTED_SECONDS if is_asked_for and not started else 0)
             _remove(site, sorted(listed.union(started)), {site.owner})

@@ -331,6 +331,25 @@ def test_an_instance_that_is_listed_late_after_an_interrupt_is_removed(
     assert remains(session()) == NOTHING
 
 
+def test_a_builder_is_terminated_although_nothing_can_be_looked_up(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guests.pull_fails = "no space left"
+    real = Builders.instances
+
+    def instances(self: Builders, stack_tag: tuple[str, str]) -> list[BuilderInstance]:
+        if guests.sent:
+            raise AwsError("not you", aws_code="UnauthorizedOperation")
+        return real(self, stack_tag)
+
+    monkeypatch.setattr(Builders, "instances", instances)
+    said: list[str] = []
+    with pytest.raises(AwsError, match="not you"):
+        build(said=said)
+    assert "--leftovers" in said[-1]
+    assert remains(session())["instances"] == []
+
+
 def test_an_instance_that_ec2_does_not_know_yet_is_terminated_when_it_does(
     guests: Guests, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,6 +130,14 @@ def test_a_build_is_dead_when_its_process_is_or_when_none_takes_that_long() -> N
     assert not me.is_alive("", lambda: later)
 
 
+def test_containers_with_one_address_are_two_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uuid.getnode", lambda: 0x0242AC110002)
+    monkeypatch.setattr("platform.node", lambda: "4f2a")
+    one, again = Owner.this_process(), Owner.this_process()
+    monkeypatch.setattr("platform.node", lambda: "9c01")
+    assert one.machine == again.machine != Owner.this_process().machine
+
+
 def test_who_builds_is_written_in_characters_that_a_tag_takes() -> None:
     text = str(Owner.this_process(lambda: 12.5))
     assert len(text) <= 256
