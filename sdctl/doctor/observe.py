@@ -207,7 +207,8 @@ def _name_reads(aws: Aws, config: Config, identity: Identity) -> dict[str, Calla
     for name in stack_names(config):
         reads[f"stacks/{name}"] = partial(_stack, cloudformation, name)
     for name in buckets:
-        reads[f"buckets/{name}"] = partial(s3.bucket_region, name)
+        owner = "" if name == config.model_bucket else identity.account
+        reads[f"buckets/{name}"] = partial(s3.bucket_region, name, owner=owner)
     if any(runtime.checkpoint for runtime in config.runtimes):
         reads["model_files"] = lambda: frozenset(s3.keys(buckets[1], MODELS_FOLDER))
     return reads
