@@ -61,7 +61,7 @@ def seaweed(folder: Path) -> Iterator[str]:
             [
                 str(BIN / "weed"), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=60", "-s3",
                 f"-dir={folder / 'data'}", "-master.volumeSizeLimitMB=1024", f"-s3.port={port}",
-                f"-s3.config={config}", *ports,
+                f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0", *ports,
             ],
             stdout=log, stderr=log, cwd=folder,
         )  # fmt: skip
@@ -139,9 +139,12 @@ def measure(
         )
         writer.start()
         writer.join()
-        for name, (large, small) in clients(endpoint, bucket).items():
+        tried = list(clients(endpoint, bucket).items())
+        turn = number % len(tried)
+        for name, (large, small) in tried[turn:] + tried[:turn]:
             sizes = (("large", large, arguments.megabytes), ("small", small, SMALL_COUNT * SMALL_BYTES / 1e6))
             for what, command, megabytes in sizes:
+                os.sync()  # nobody pays for what another, or the making of the files, left to be written
                 seconds, mebibytes = timed([word.format(n=number) for word in command], env, work)
                 rates.setdefault((name, what), []).append(megabytes / seconds)
                 print(f"  {name} {what}: {megabytes / seconds:.0f} MB/s, {mebibytes} MiB", file=sys.stderr)

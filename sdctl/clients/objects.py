@@ -15,6 +15,8 @@ from sdctl.clients.aws import Aws, aws_errors
 from sdctl.errors import AwsError, ConflictError, NotFoundError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sdctl.clients.quick_puts import QuickPuts
 
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
@@ -144,17 +146,21 @@ class Objects:
             raise
 
     def hurry(self) -> None:
-        """Prepare for many small objects; without it, or where it is not possible, they take longer."""
+        """Prepare for many small files; without it, or where it is not possible, they take longer."""
         from sdctl.clients.quick_puts import quick_puts
 
         self._quick = quick_puts(self._aws, self.bucket)
 
+    def put_file(
+        self, key: str, path: Path, size_bytes: int, crc32: int, metadata: Mapping[str, str]
+    ) -> str | None:
+        """Store a file, where `hurry` has prepared for it; return its ETag, or None: `put` it, then."""
+        if self._quick is None:
+            return None
+        return self._quick.put(key, path, size_bytes, encoded(crc32), metadata)
+
     def put(self, key: str, body: bytes, crc32: int, metadata: Mapping[str, str]) -> str:
         """Store an object from memory; return its ETag."""
-        if self._quick is not None:
-            etag = self._quick.put(key, body, encoded(crc32), metadata)
-            if etag is not None:
-                return etag
         with aws_errors(f"store {key} in the bucket {self.bucket}"):
             answer = self._client.put_object(
                 Bucket=self.bucket, Key=key, Body=body, ChecksumCRC32=encoded(crc32), Metadata=dict(metadata)

@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-from sdctl.clients.objects import Listed, Objects
+from sdctl.clients.objects import Listed, Objects, encoded
 from sdctl.clients.remote_files import Remote
 from sdctl.errors import ConflictError, SdctlError, UsageError
 from sdctl.models import sending
@@ -27,7 +27,7 @@ from sdctl.models.threads import Workers
 
 OTHER: Final = "other"
 # Small files go out so many at a time; a large one is sent in parallel parts by itself.
-_TOGETHER: Final = 16
+_TOGETHER: Final = 8
 _MANY: Final = 8
 # Threads that hash files before their turn.
 _AHEAD: Final = 2
@@ -91,12 +91,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One model under way: `seen` are the ranges that were examined."""
+    """One model under way: `seen` are the ranges that were examined, `crc32` that of a local file."""
 
     origin: Origin
     wish: Wish
     content: Content
     seen: Mapping[int, bytes]
+    crc32: int | None
 
 
 class Bringer:
@@ -238,9 +239,9 @@ class Bringer:
         folder = folder_name(wish.folder) if wish.folder else origin.folder or what.folder
         key = key_of(folder, name)
         self._claim(key)
-        sha256 = wish.sha256 or origin.sha256
+        sha256, crc32 = wish.sha256 or origin.sha256, None
         if isinstance(content, LocalFile):
-            actual = self._hashes.of(content)
+            actual, crc32 = self._hashes.of(content)
             if sha256 and actual != sha256:
                 raise BadModelError(
                     f"the file's SHA-256 is {actual}, and should be {sha256}; nothing was stored"
@@ -248,11 +249,12 @@ class Bringer:
             sha256 = actual
         self._progress.started(origin, key, content.size_bytes)
         entry = Entry(
-            key, what.type, what.base, what.format, content.size_bytes, sha256, "", "", "", origin.source,
+            key, what.type, what.base, what.format, content.size_bytes, sha256,
+            "" if crc32 is None else encoded(crc32), "", "", origin.source,
             self._now().isoformat(timespec="seconds"),
         )  # fmt: skip
         warning = _misplaced(what, folder)
-        return replace(self._store(_Task(origin, wish, content, seen.ranges), entry), warning=warning)
+        return replace(self._store(_Task(origin, wish, content, seen.ranges, crc32), entry), warning=warning)
 
     def _examined(self, origin: Origin, wish: Wish, seen: Seen) -> Identity:
         """Tell what a content is; what cannot be told needs a folder and a fitting suffix."""
@@ -336,7 +338,10 @@ class Bringer:
         content = task.content
         wanted = Sending(content, entry.key, entry.source, metadata_of(entry), entry.sha256, seen=task.seen)
         if isinstance(content, LocalFile):
-            wanted = replace(wanted, identity=content.identity, is_hashed=True, still_same=content.still_same)
+            wanted = replace(
+                wanted, identity=content.identity, crc32=task.crc32, path=content.path,
+                still_same=content.still_same,
+            )  # fmt: skip
         elif isinstance(content, Remote):
             wanted = replace(
                 wanted,

@@ -1,4 +1,4 @@
-"""SHA-256 of local files, kept in the state folder as long as a file is the same."""
+"""SHA-256 and CRC-32 of local files, kept in the state folder as long as a file is the same."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Hashes:
     def __init__(self, path: Path) -> None:
         """Keep them in one JSON file, which is read when it is needed."""
         self._path = path
-        self._kept: dict[str, str] | None = None
-        self._under_way: dict[str, Future[str]] = {}
+        self._kept: dict[str, tuple[str, int]] | None = None
+        self._under_way: dict[str, Future[tuple[str, int]]] = {}
         self._lock = threading.Lock()
         self._is_changed = False
 
-    def of(self, file: LocalFile) -> str:
-        """Return the SHA-256 of a file in hex; it is read only where it is new or has changed.
+    def of(self, file: LocalFile) -> tuple[str, int]:
+        """Return SHA-256 in hex and CRC-32 of a file, which is read only where it is new or has changed.
 
         Raises:
             BadModelError: it became shorter, or changed while it was read.
@@ -39,11 +39,11 @@ class Hashes:
                 return self._kept[file.identity]
             other = self._under_way.get(file.identity)
             if other is None:
-                own = self._under_way[file.identity] = Future[str]()
+                own = self._under_way[file.identity] = Future[tuple[str, int]]()
         if other is not None:
             return other.result()
         try:
-            own.set_result(file.sha256())
+            own.set_result(file.hashes())
         except BaseException as error:
             own.set_exception(error)
             raise
@@ -72,11 +72,11 @@ class Hashes:
             Path(name).unlink(missing_ok=True)
             raise
 
-    def _read(self) -> dict[str, str]:
+    def _read(self) -> dict[str, tuple[str, int]]:
         try:
             document = json.loads(self._path.read_text(encoding="utf-8"))
-            return {key: sha256 for key, sha256 in document.items() if isinstance(sha256, str)}
+            return {str(key): (str(sha256), int(crc32)) for key, (sha256, crc32) in document.items()}
         except FileNotFoundError:
             return {}
-        except (ValueError, AttributeError):
+        except (ValueError, TypeError, AttributeError):
             return {}  # it is rebuilt from the files

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from sdctl.clients.objects import MAX_PARTS, Objects, composite, encoded
-from sdctl.models.crc import combined_crc32
+from sdctl.models.crc import combined_crc32, crc32
 from sdctl.models.digest import Digest, restored
 from sdctl.models.head import BadModelError, Content
 from sdctl.models.resume import Journal, Unfinished
@@ -41,9 +41,10 @@ class Sending:
     """What to send where.
 
     `identity` names this very content for a later run; `sha256` is what it must have, empty where nobody
-    says. `is_hashed` says that it was hashed a moment ago; `still_same` then raises BadModelError where the
-    content has changed since. `seen` are the ranges that were examined: what is sent must have the same
-    bytes there. `readers` is how many threads may read a content that is not hashed: one, of a stream.
+    says. `crc32` is that of a content which was read and hashed a moment ago; `still_same` then raises
+    BadModelError where it has changed since, and `path` is where it lies. `seen` are the ranges that were
+    examined: what is sent must have the same bytes there. `readers` is how many threads may read a content
+    that is not hashed: one, of a stream.
     """
 
     content: Content
@@ -51,10 +52,16 @@ class Sending:
     identity: str
     metadata: Mapping[str, str]
     sha256: str = ""
-    is_hashed: bool = False
+    crc32: int | None = None
+    path: Path | None = None
     still_same: Callable[[], None] = lambda: None
     readers: int = READERS
     seen: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def is_hashed(self) -> bool:
+        """Tell whether SHA-256 and CRC-32 are known, and need not be computed on the way."""
+        return self.crc32 is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +112,32 @@ class Sender:
         return _Upload(self, wanted, part_size(size_bytes, part_bytes)).run()
 
     def _send_whole(self, wanted: Sending) -> Sent:
-        data = wanted.content.read(0, wanted.content.size_bytes)
+        size_bytes = wanted.content.size_bytes
+        if wanted.path is not None and wanted.crc32 is not None:
+            etag = self._objects.put_file(wanted.key, wanted.path, size_bytes, wanted.crc32, wanted.metadata)
+            if etag is not None:
+                self._check_stored(wanted)
+                return self._whole(wanted, wanted.sha256, wanted.crc32, etag)
+        data = wanted.content.read(0, size_bytes)
         check_seen(wanted.seen, 0, data)
-        sha256, crc32 = wanted.sha256, zlib.crc32(data)
-        if not wanted.is_hashed:
-            digest = Digest()
-            digest.update(data)
-            sha256 = digest.sha256
-        check_sha256(wanted, sha256)
+        digest = Digest()
+        digest.update(data)
+        sha256, checksum = digest.sha256, crc32(data)
+        check_hashes(wanted, sha256, checksum)
         metadata = {**wanted.metadata, "sha256": sha256}
-        etag = self._objects.put(wanted.key, data, crc32, metadata)
-        self._on_bytes(wanted.key, len(data))
-        checksum = encoded(crc32)
-        return Sent(sha256, checksum, checksum, etag)
+        return self._whole(wanted, sha256, checksum, self._objects.put(wanted.key, data, checksum, metadata))
+
+    def _check_stored(self, wanted: Sending) -> None:
+        """Look at a file once more: not every server compares what came with the checksum."""
+        try:
+            wanted.still_same()
+        except BadModelError:
+            self._objects.delete(wanted.key)
+            raise
+
+    def _whole(self, wanted: Sending, sha256: str, checksum: int, etag: str) -> Sent:
+        self._on_bytes(wanted.key, wanted.content.size_bytes)
+        return Sent(sha256, encoded(checksum), encoded(checksum), etag)
 
 
 class _Upload:
@@ -140,7 +160,7 @@ class _Upload:
     def run(self) -> Sent:
         try:
             self._transfer()
-            check_sha256(self._wanted, self._sha256)
+            check_hashes(self._wanted, self._sha256, self._crc32)
         except BadModelError:
             self._objects.abort(self._wanted.key, self._state.upload_id)
             self._journal.forget(self._place)
@@ -151,6 +171,11 @@ class _Upload:
         sent = self._finish()
         self._journal.forget(self._place)
         return sent
+
+    @property
+    def _crc32(self) -> int:
+        parts = self._state.parts
+        return combined_crc32((parts[number].crc32, parts[number].size_bytes) for number in sorted(parts))
 
     @property
     def _sha256(self) -> str:
@@ -215,7 +240,7 @@ class _Upload:
         if not self._failed.is_set():
             data = self._read_part(number)
             check_seen(self._wanted.seen, (number - 1) * self._part_bytes, data)
-            self._send_part(number, data, zlib.crc32(data))
+            self._send_part(number, data, crc32(data))
 
     def _pass_on(self) -> None:
         """Read ahead in parallel, hash in order, send in parallel."""
@@ -228,8 +253,8 @@ class _Upload:
                 self._read_ahead(readers, ahead, read, needed=number)
                 data = read.pop(number).result()
                 # Not in this thread: Ctrl-C may come between any two steps of it.
-                crc32 = hasher.submit(partial(self._take, number, data)).result()
-                self._sent.append(self._senders.submit(partial(self._send_taken, number, data, crc32)))
+                checksum = hasher.submit(partial(self._take, number, data)).result()
+                self._sent.append(self._senders.submit(partial(self._send_taken, number, data, checksum)))
                 del data
                 if self._failed.is_set():
                     return
@@ -259,28 +284,28 @@ class _Upload:
             The part's CRC-32.
         """
         check_seen(self._wanted.seen, (number - 1) * self._part_bytes, data)
-        crc32 = zlib.crc32(data)
+        checksum = crc32(data)
         with self._lock:
             if number <= self._state.hashed_parts:
-                if crc32 != self._state.crc32s[number - 1]:
+                if checksum != self._state.crc32s[number - 1]:
                     raise BadModelError("the source changed since the upload was interrupted; it begins anew")
             else:
                 self._digest.update(data)
                 self._state.hashed_parts = number
-                self._state.crc32s.append(crc32)
-        return crc32
+                self._state.crc32s.append(checksum)
+        return checksum
 
-    def _send_taken(self, number: int, data: bytes, crc32: int) -> None:
+    def _send_taken(self, number: int, data: bytes, checksum: int) -> None:
         try:
-            self._send_part(number, data, crc32)
+            self._send_part(number, data, checksum)
         finally:
             self._slots.release()
 
-    def _send_part(self, number: int, data: bytes, crc32: int) -> None:
+    def _send_part(self, number: int, data: bytes, checksum: int) -> None:
         if self._failed.is_set():
             return
         try:
-            part = self._objects.put_part(self._wanted.key, self._state.upload_id, number, data, crc32)
+            part = self._objects.put_part(self._wanted.key, self._state.upload_id, number, data, checksum)
         except BaseException:
             self._failed.set()
             raise
@@ -299,20 +324,22 @@ class _Upload:
 
     def _finish(self) -> Sent:
         parts = [self._state.parts[number] for number in sorted(self._state.parts)]
-        full = combined_crc32([(one.crc32, one.size_bytes) for one in parts])
+        full = self._crc32
         is_full = self._state.is_full_object
         etag = self._objects.finish(self._wanted.key, self._state.upload_id, parts, full if is_full else None)
         checksum = encoded(full) if is_full else composite(parts)
         return Sent(self._sha256, encoded(full), checksum, etag)
 
 
-def check_sha256(wanted: Sending, sha256: str) -> None:
+def check_hashes(wanted: Sending, sha256: str, checksum: int) -> None:
     """Compare what was read with what it must be.
 
     Raises:
         BadModelError: it is something else, or has changed meanwhile.
     """
     wanted.still_same()
+    if wanted.crc32 is not None and checksum != wanted.crc32:
+        raise BadModelError("the file changed while it was uploaded; nothing was stored")
     if wanted.sha256 and sha256 != wanted.sha256:
         raise BadModelError(
             f"the content's SHA-256 is {sha256}, and should be {wanted.sha256}; nothing was stored"

@@ -18,6 +18,7 @@ from sdctl.clients.downloads import Downloads, SourceError, check_url, shown
 from sdctl.clients.remote_files import Remote
 from sdctl.errors import NotFoundError, UsageError
 from sdctl.models import civitai, huggingface
+from sdctl.models.crc import crc32
 from sdctl.models.head import BadModelError, Content
 from sdctl.models.identify import FOLDERS
 from sdctl.models.names import MODEL_SUFFIXES, OTHER_SUFFIXES
@@ -26,6 +27,7 @@ from sdctl.models.published import Published
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 # Windows has no reading at a place.
 _READ_AT: Final = getattr(os, "pread", None)
+_CHUNK_BYTES: Final = 1024**2
 _REMOTE: Final = ("https://", "http://", "hf:", "civitai:")
 
 
@@ -146,17 +148,21 @@ class LocalFile:
             raise BadModelError(f"{self.path} became shorter while it was read")
         return data
 
-    def sha256(self) -> str:
-        """Return its SHA-256 in hex.
+    def hashes(self) -> tuple[str, int]:
+        """Read it all; return its SHA-256 in hex, and its CRC-32.
 
         Raises:
             BadModelError: somebody wrote into it meanwhile.
         """
+        digest, checksum = hashlib.sha256(), 0
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
         with self._lock:
             self._file.seek(0)
-            digest = hashlib.file_digest(self._file, "sha256")
+            while count := self._file.readinto(buffer):
+                digest.update(buffer[:count])
+                checksum = crc32(buffer[:count], checksum)
         self.still_same()
-        return digest.hexdigest()
+        return digest.hexdigest(), checksum
 
     def _piece(self, start: int, length: int) -> bytes:
         if _READ_AT is not None:
