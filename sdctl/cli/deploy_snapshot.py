@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
     from sdctl.config.load import Loaded, Overrides
     from sdctl.config.model import Config, RuntimeConfig
+
+_ANY_SNAPSHOT: Final = "snap-00000000"
 
 
 def with_snapshot(loaded: Loaded, overrides: Overrides, aws: Aws, *, only_look: bool) -> Loaded:
@@ -28,17 +30,20 @@ def with_snapshot(loaded: Loaded, overrides: Overrides, aws: Aws, *, only_look: 
 
     Raises:
         UsageError: a snapshot is configured already, or none fits all nodes.
+        ConfigError: something else that is configured would hide it.
     """
-    from sdctl.config.load import load_config
     from sdctl.snapshots.building import Wishes, find_snapshot, volume_size
     from sdctl.snapshots.nodes import architecture, with_volume
 
-    config = loaded.config
-    named = [runtime.name for runtime in config.runtimes if runtime.snapshot_id]
+    named = [runtime.name for runtime in loaded.config.runtimes if runtime.snapshot_id]
     if named:
         raise UsageError(
             f"--with-snapshot: {', '.join(named)} has a snapshotID already", hint="leave one of the two out"
         )
+    # What does not go with a snapshot is refused before it is built; flags may mean one runtime alone.
+    config = _loaded_with(overrides, _ANY_SNAPSHOT).config
+    meant = tuple(runtime for runtime in config.runtimes if runtime.snapshot_id)
+    config = config.model_copy(update={"runtimes": meant})
     wishes = Wishes(architecture(config))
     images = snapshot_run.examined(config, aws, wishes.architecture)
     _check_volumes(config, volume_size(images, wishes))
@@ -57,9 +62,15 @@ def with_snapshot(loaded: Loaded, overrides: Overrides, aws: Aws, *, only_look: 
     else:
         snapshot_id, size_gib = found.id, found.size_gib
     output.note(f"nodes start from {snapshot_id}; set it as snapshotID, or pass -s, to deploy without a look")
-    overridden = replace(overrides, snapshot=snapshot_id)
-    again = load_config(context.current().config, overridden, context.environment())
+    again = _loaded_with(overrides, snapshot_id)
     return replace(again, config=with_volume(again.config, size_gib))
+
+
+def _loaded_with(overrides: Overrides, snapshot_id: str) -> Loaded:
+    from sdctl.config.load import load_config
+
+    overridden = replace(overrides, snapshot=snapshot_id)
+    return load_config(context.current().config, overridden, context.environment())
 
 
 def _check_volumes(config: Config, size_gib: int) -> None:

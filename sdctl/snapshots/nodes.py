@@ -80,9 +80,9 @@ def too_small(runtimes: Iterable[RuntimeConfig], size_gib: int) -> list[RuntimeC
 
 
 def with_volume(config: Config, size_gib: int) -> Config:
-    """Give the nodes of each runtime a data volume of at least this size."""
+    """Give the nodes that start from a snapshot a data volume of at least this size."""
     runtimes = {one.name: one for one in config.runtimes}
-    for one in too_small(config.runtimes, size_gib):
+    for one in too_small((one for one in config.runtimes if one.snapshot_id), size_gib):
         values = _set(one.extra_values, ("karpenter", "nodeTemplate", "dataVolume"), f"{size_gib}Gi")
         runtimes[one.name] = one.model_copy(update={"extra_values": values})
     return config.model_copy(update={"runtimes": tuple(runtimes.values())})

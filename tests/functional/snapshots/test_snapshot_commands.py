@@ -20,7 +20,7 @@ from sdctl.clients.oci_http import OciHttp
 from sdctl.clients.pricing import Pricing
 from sdctl.config.load import Loaded, Overrides, load_config
 from sdctl.deployments import Deployment
-from sdctl.errors import AwsError, NotFoundError, UsageError
+from sdctl.errors import AwsError, ConfigError, NotFoundError, UsageError
 from sdctl.polling import Clock
 from sdctl.prices import FAST_RESTORE, SNAPSHOT, Price
 from sdctl.snapshots.building import Around
@@ -407,6 +407,13 @@ def test_volumes_are_as_large_as_the_snapshot_that_is_built_first(
     configuration(registry, size="120Gi")
     context.reset(context.Options(yes=True))
     with pytest.raises(UsageError, match="need a volume of 167 GiB; the nodes of sdruntime have a smaller"):
+        with_snapshot(*loaded_with(), session(), only_look=False)
+    assert guests.sent == []
+    text = (
+        Path("sdctl.yaml").read_text().replace('"volumeSize": "120Gi"}', '}, "instanceStorePolicy": "RAID0"')
+    )
+    Path("sdctl.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="hides the image cache"):
         with_snapshot(*loaded_with(), session(), only_look=False)
     assert guests.sent == []
     configuration(registry)

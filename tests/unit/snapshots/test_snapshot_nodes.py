@@ -70,10 +70,15 @@ def test_volumes_are_made_to_fit_and_nothing_else_of_the_values_changes() -> Non
     )
     assert [nodes.volume_gib(one) for one in given.runtimes] == [None, 200, 1024, 74]
     assert [one.name for one in nodes.too_small(given.runtimes, 120)] == ["r0", "r3"]
-    fitting = nodes.with_volume(given, 120)
-    assert [nodes.volume_gib(one) for one in fitting.runtimes] == [120, 200, 1024, 120]
-    assert fitting.runtimes[2] == given.runtimes[2]
-    assert given.runtimes[0].extra_values == {"karpenter": {}}
+    assert nodes.with_volume(given, 120) == given
+    cached = config(
+        volume(snapshotID="snap-1"), volume(snapshotID="snap-1", volumeSize="200Gi", iops=4000), {}
+    )
+    before = cached.model_copy(deep=True)
+    fitting = nodes.with_volume(cached, 120)
+    assert [nodes.volume_gib(one) for one in fitting.runtimes] == [120, 200, None]
+    assert fitting.runtimes[0].snapshot_id == "snap-1"
+    assert (fitting.runtimes[1:], cached) == (cached.runtimes[1:], before)
 
 
 def test_the_defaults_are_the_charts() -> None:
