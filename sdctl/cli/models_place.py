@@ -127,7 +127,7 @@ def checkpoints(place: Place, *, is_sure: bool = False) -> dict[str, list[str]]:
     own = place.stack_name
     users = {own} if place.is_own and place.deployment is not None else set()
     if place.deployment is None or place.deployment.target != "local":  # there each has an emulator to itself
-        users |= users_of_buckets(place.aws).get(place.bucket, set())
+        users |= users_of_buckets(place.aws, is_sure=is_sure).get(place.bucket, set())
     for stack_name in sorted(users):
         try:
             named = read_checkpoints(place.aws, stack_name)
@@ -142,8 +142,12 @@ def checkpoints(place: Place, *, is_sure: bool = False) -> dict[str, list[str]]:
     return found
 
 
-def users_of_buckets(aws: Aws) -> dict[str, set[str]]:
-    """Return which deployments use which model bucket: their fronts' stacks have it as a parameter."""
+def users_of_buckets(aws: Aws, *, is_sure: bool = False) -> dict[str, set[str]]:
+    """Return which deployments use which model bucket: their fronts' stacks have it as a parameter.
+
+    Raises:
+        AwsError: the stacks may not be read, and it must be sure.
+    """
     from sdctl.clients.cloudformation import CloudFormation
 
     used: dict[str, set[str]] = {}
@@ -154,7 +158,7 @@ def users_of_buckets(aws: Aws) -> dict[str, set[str]]:
                 name = stack.tags.get("sdctl:stack") or stack.name.removesuffix("Stack")
                 used.setdefault(bucket, set()).add(name)
     except AwsError as error:
-        if not _is_denied(error):
+        if is_sure or not _is_denied(error):
             raise
         output.warn("the stacks may not be read: which deployments use a bucket is not known")
     return used

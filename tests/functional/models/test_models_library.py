@@ -13,8 +13,9 @@ import pytest
 
 from fakes.model_sources import COMMIT, Sources
 from functional.models.conftest import Desk
+from sdctl.clients.cloudformation import CloudFormation, StackView
 from sdctl.deployments import Deployment, Deployments, home
-from sdctl.errors import ConfigError
+from sdctl.errors import AwsError, ConfigError
 from sdctl.models.index import INDEX_KEY, Entry, Index
 from support import cli
 from support.model_files import KINDS, kind, torch_pickle, torch_zip
@@ -151,6 +152,22 @@ def test_what_another_deployment_reads_from_the_bucket_is_not_removed_either(des
     refused = desk.run("remove", "shared.safetensors", "--yes", "-o", "json")
     assert (refused.code, user in refused.error["message"]) == (8, True)
     assert desk.keys() == ["Stable-diffusion/shared.safetensors"]
+
+
+def test_nothing_is_removed_where_nobody_may_see_who_uses_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("a.safetensors").write_bytes(kind("sd1"))
+    desk.upload("a.safetensors")
+
+    def denied(_self: CloudFormation) -> list[StackView]:
+        raise AwsError("could not list the stacks", aws_code="AccessDenied")
+
+    monkeypatch.setattr(CloudFormation, "all", denied)
+    assert desk.run("remove", "a.safetensors", "--yes").code == 5
+    ran = desk.run("list")
+    assert (ran.code, "which deployments use a bucket is not known" in ran.stderr) == (0, True)
+    assert desk.keys() == ["Stable-diffusion/a.safetensors"]
 
 
 def test_a_deployment_has_no_say_over_a_bucket_that_it_does_not_read(desk: Desk, tmp_path: Path) -> None:
