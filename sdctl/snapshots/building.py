@@ -26,8 +26,9 @@ from sdctl.snapshots.images import Architecture
 from sdctl.snapshots.owner import Owner
 from sdctl.versions import BOTTLEROCKET_VERSION, KUBERNETES_DEFAULT, newest_fitting
 from sdctl_snapshot import commands
-from sdctl_snapshot.builder import BuildError, BusyError, Site, build, sweep
+from sdctl_snapshot.builder import build, sweep
 from sdctl_snapshot.images import Image, fingerprint, image_tags, volume_size_gib
+from sdctl_snapshot.site import BuildError, BusyError, Site
 
 ARCHITECTURE_TAG: Final = "sdctl:architecture"
 KUBERNETES_TAG: Final = "sdctl:kubernetes"

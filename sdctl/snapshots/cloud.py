@@ -15,8 +15,8 @@ from sdctl.errors import AwsError, ConflictError, WaitTimeoutError
 from sdctl.iam.targets import BUILDER_POLICIES
 from sdctl.polling import REAL_CLOCK, Clock, Pace, poll
 from sdctl.render.stacks import STACK_TAG
-from sdctl_snapshot.builder import Builder, BuildError, BusyError, Made, Ran
 from sdctl_snapshot.commands import Script
+from sdctl_snapshot.site import Builder, BuildError, BusyError, Made, Ran
 
 FINGERPRINT_TAG: Final = "sdctl:image-cache"
 # A command that SSM does not know after this long was not taken.

@@ -23,18 +23,10 @@ from sdctl.polling import Clock
 from sdctl.snapshots.building import Around, Built, SnapshotError, Wishes, build_snapshot, remove_leftovers
 from sdctl.snapshots.cloud import PATIENCE_SECONDS, Place, patient
 from sdctl.snapshots.owner import Owner
-from sdctl_snapshot.builder import (
-    MAX_SECONDS,
-    PULL_SECONDS,
-    SNAPSHOT_SECONDS,
-    Builder,
-    Cloud,
-    Made,
-    Ran,
-    Site,
-)
+from sdctl_snapshot.builder import MAX_SECONDS, PULL_SECONDS, SNAPSHOT_SECONDS
 from sdctl_snapshot.builder import build as build_at
 from sdctl_snapshot.images import Image
+from sdctl_snapshot.site import Builder, Cloud, Made, Ran, Site
 
 REGION, OTHER = "us-west-2", "eu-central-1"
 GIB = 1024**3
