@@ -65,13 +65,17 @@ def examined(
 
 @contextmanager
 def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Have what ends the process in the body interrupt it as Ctrl-C does: the builder is removed first."""
+    """Have what ends the process in the body interrupt it as Ctrl-C does: the builder is removed first.
+
+    What is ignored stays so, as `nohup` has it.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     try:
-        before = {number: signal.signal(number, interrupt) for number in _ENDINGS}
+        plain = [number for number in _ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
+        before = {number: signal.signal(number, interrupt) for number in plain}
     except ValueError:  # not in the main thread, where alone signals arrive
         before = {}
     try:

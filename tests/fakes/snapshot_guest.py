@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import Loader
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.responses import ActionResult
@@ -33,6 +34,9 @@ _PARAMETERS = {
     f"/aws/service/bottlerocket/aws-k8s-1.36/{arch}/{BOTTLEROCKET_VERSION}/image_id": _IMAGE_ID
     for arch in ("x86_64", "arm64")
 }
+
+# botocore's descriptions of services, read once for all sessions: EC2's alone takes a quarter of a second.
+_MODELS: dict[Any, Any] = {}
 
 _APICLIENT = r"""#!/bin/sh
 echo "$*" >> "$STATE/log"
@@ -183,6 +187,12 @@ def account_with_guests(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         ]
         return ActionResult({"FastSnapshotRestores": found})
 
+    def init(self: Loader, *arguments: Any, **named: Any) -> None:
+        real_init(self, *arguments, **named)
+        self._cache = _MODELS
+
+    real_init = Loader.__init__
+    monkeypatch.setattr(Loader, "__init__", init)
     with mock_aws():
         patched: tuple[tuple[Any, str, Any], ...] = (
             (SimpleSystemManagerResponse, "describe_instance_information", information),

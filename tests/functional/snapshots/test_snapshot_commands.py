@@ -284,6 +284,15 @@ def test_whatever_ends_the_process_removes_the_builder_first(
     assert session().client("iam").list_roles()["Roles"] == []
 
 
+def test_a_lost_terminal_ends_nothing_that_nohup_started(guests: Guests, registry: OciRegistry) -> None:
+    guests.when_sent = lambda lines: os.kill(os.getpid(), signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert build_server(registry).startswith("snap-")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_key_that_cannot_encrypt_is_refused_before_anything_is_made(
     guests: Guests, registry: OciRegistry
 ) -> None:
