@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,14 +97,19 @@ def sync(
     The file has one key, models, a list of sources, or of maps with source and, optionally, to, name, sha256.
     """
     from sdctl.cli.models_place import existing
-    from sdctl.cli.models_run import bring, open_sources, synced
+    from sdctl.cli.models_run import bring, open_sources
+    from sdctl.models import syncing
+    from sdctl.models.library import Library
 
     place = _place(bucket)
     with open_sources() as resolver, existing(place):
-        result = synced(place, manifest, resolver, is_updated=update, is_replaced=replace, bring=bring)
+        result = syncing.sync(
+            manifest, Library(place.objects).models(), resolver.resolve, partial(bring, place),
+            is_updated=update, is_replaced=replace,
+        )  # fmt: skip
     for key in result.extra:
         output.note(f"not in {manifest}: {key}")
-    _finish(result.brought, result.errors, place, extra=result.extra, kept=result.kept)
+    _finish(result.brought, result.errors, place, extra=result.extra, locked=result.locked)
 
 
 def _place(bucket: str | None) -> Place:
@@ -118,7 +124,7 @@ def _finish(
     place: Place,
     *,
     extra: list[str] | None = None,
-    kept: list[str] | None = None,
+    locked: list[str] | None = None,
 ) -> None:
     """Print the end of a run, and leave with the first error's code where one failed."""
     from sdctl.cli.models_place import human_bytes
@@ -130,7 +136,7 @@ def _finish(
         "failed": [{"code": one.code, "message": one.message, "hint": one.hint} for one in errors],
     }  # fmt: skip
     if extra is not None:
-        document |= {"extra": extra, "locked": kept or []}
+        document |= {"extra": extra, "locked": locked or []}
 
     def text() -> str:
         shown = [row | {"size": human_bytes(row["size_bytes"])} for row in rows]

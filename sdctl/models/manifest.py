@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,8 +113,8 @@ def lock_path(manifest: Path) -> Path:
     return manifest.with_suffix(".lock")
 
 
-def read_lock(path: Path) -> dict[Line, Locked]:
-    """Read a lock; none is empty.
+def read_locks(path: Path) -> dict[Line, tuple[Locked, ...]]:
+    """Read a lock, of which a line that names a folder has several entries; none is empty.
 
     Raises:
         ConfigError: it is damaged.
@@ -135,7 +135,7 @@ def read_lock(path: Path) -> dict[Line, Locked]:
                 f"{path} has {one.pinned} for {one.line.source}, which is another source",
                 hint=f"delete {path}, if you do not know why",
             )
-    return {one.line: one for one in found}
+    return {line: tuple(one for one in found if one.line == line) for line in {one.line for one in found}}
 
 
 def _locked(entry: dict[str, Any]) -> Locked:
@@ -157,9 +157,9 @@ def _is_of_line(one: Locked) -> bool:
     return pinned == base or pinned.startswith(f"{base}/")
 
 
-def write_lock(path: Path, locked: Mapping[Line, Locked]) -> None:
+def write_locks(path: Path, locks: Mapping[Line, Sequence[Locked]]) -> None:
     """Replace a lock, in the order of the list."""
-    document = {"version": _VERSION, "models": [asdict(one) for one in locked.values()]}
+    document = {"version": _VERSION, "models": [asdict(one) for line in locks.values() for one in line]}
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -169,3 +169,13 @@ def write_lock(path: Path, locked: Mapping[Line, Locked]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def read_lock(path: Path) -> dict[Line, Locked]:
+    """Read a lock with one entry a line."""
+    return {line: ones[-1] for line, ones in read_locks(path).items()}
+
+
+def write_lock(path: Path, locked: Mapping[Line, Locked]) -> None:
+    """Replace a lock with one entry a line."""
+    write_locks(path, {line: [one] for line, one in locked.items()})

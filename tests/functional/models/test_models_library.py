@@ -241,6 +241,41 @@ def test_sync_refuses_what_is_no_longer_what_was_locked(desk: Desk, sources: Sou
     assert desk.run("sync", "--update").code == 0
 
 
+def test_a_sync_locks_every_file_of_a_folder_and_sees_a_new_one(desk: Desk) -> None:
+    Path("Lora").mkdir()
+    Path("Lora/a.safetensors").write_bytes(kind("lora-sd1"))
+    Path("models.yaml").write_text("models:\n  - Lora\n")
+    assert cli.last_line(desk.run("sync", "-o", "json"))["locked"] == ["Lora/a.safetensors"]
+    Path("Lora/b.safetensors").write_bytes(kind("lora-sdxl"))
+    again = cli.last_line(desk.run("sync", "-o", "json"))
+    assert [row["key"] for row in again["models"]] == ["Lora/b.safetensors"]
+    assert [one["key"] for one in json.loads(Path("models.lock").read_text())["models"]] == [
+        "Lora/a.safetensors",
+        "Lora/b.safetensors",
+    ]
+
+
+def test_a_local_file_that_is_no_longer_what_was_locked_is_not_passed_over(desk: Desk) -> None:
+    Path("a.safetensors").write_bytes(kind("sd1", seed=b"first"))
+    Path("models.yaml").write_text("models:\n  - a.safetensors\n")
+    assert desk.run("sync").code == 0
+    Path("a.safetensors").write_bytes(kind("sd1", seed=b"other"))
+    refused = desk.run("sync", "-o", "json")
+    assert "SHA-256" in refused.error["message"]
+    assert b"first" in desk.body("Stable-diffusion/a.safetensors")
+    assert desk.run("sync", "--update", "--replace").code == 0
+    assert b"other" in desk.body("Stable-diffusion/a.safetensors")
+
+
+def test_what_a_line_that_fails_has_in_the_bucket_is_not_called_extra(desk: Desk) -> None:
+    Path("a.safetensors").write_bytes(kind("sd1"))
+    Path("models.yaml").write_text("models:\n  - a.safetensors\n")
+    assert desk.run("sync").code == 0
+    Path("a.safetensors").unlink()
+    end = cli.last_line(desk.run("sync", "--update", "-o", "json"))
+    assert (end["extra"], end["locked"], len(end["failed"])) == ([], ["Stable-diffusion/a.safetensors"], 1)
+
+
 BAD_LISTS = {
     "not YAML": "models: [",
     "another key": "models: []\nmodel: []",

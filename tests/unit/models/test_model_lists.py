@@ -12,14 +12,14 @@ from keyring.errors import KeyringLocked
 
 from sdctl.clients.secrets import find_token
 from sdctl.errors import ConfigError
-from sdctl.models.manifest import Line, Locked, read_lock, read_manifest, write_lock
+from sdctl.models.manifest import Line, Locked, read_locks, read_manifest, write_locks
 
 SHA = "0" * 64
 LOCKED = Locked(Line("hf:who/what@main"), "hf:who/what/a.safetensors@0123", "Lora/a.safetensors", SHA, 7)
 
 
 def lock(path: Path, **changes: Any) -> Path:
-    write_lock(path, {LOCKED.line: LOCKED})
+    write_locks(path, {LOCKED.line: [LOCKED]})
     document = json.loads(path.read_text())
     document["models"][0] |= changes
     path.write_text(json.dumps(document))
@@ -27,8 +27,8 @@ def lock(path: Path, **changes: Any) -> Path:
 
 
 def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
-    assert read_lock(lock(tmp_path / "models.lock")) == {LOCKED.line: LOCKED}
-    assert read_lock(tmp_path / "nothing.lock") == {}
+    assert read_locks(lock(tmp_path / "models.lock")) == {LOCKED.line: (LOCKED,)}
+    assert read_locks(tmp_path / "nothing.lock") == {}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_lock_is_read_as_it_was_written(tmp_path: Path) -> None:
 )
 def test_a_damaged_lock_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="damaged"):
-        read_lock(lock(tmp_path / "models.lock", **changes))
+        read_locks(lock(tmp_path / "models.lock", **changes))
 
 
 @pytest.mark.parametrize(
@@ -64,10 +64,10 @@ def test_a_lock_pins_the_source_of_its_line_and_no_other(
 ) -> None:
     path = lock(tmp_path / "models.lock", pinned=pinned, line={"source": source})
     if is_of_it:
-        assert read_lock(path)[Line(source)].pinned == pinned
+        assert read_locks(path)[Line(source)][0].pinned == pinned
     else:
         with pytest.raises(ConfigError, match="another source"):
-            read_lock(path)
+            read_locks(path)
 
 
 def test_a_list_that_repeats_itself_without_end_is_refused(tmp_path: Path) -> None:
