@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import select
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
+from fakes.model_sources import model_sources
+from sdctl.contract import DEFAULT_CHECKPOINT
 from sdctl.iam.calls import Purpose
 from support import aws_permissions
 from support.aws_world import STACK, World, aws_world
 from support.cli import Ran
+from support.model_files import kind
 
 RUNTIME = {"name": "comfy", "namespace": "comfy", "type": "comfyui", "dynamicModel": False}
 STACKS = {"sdoneks-network", "sdoneks-cluster", "sdoneksStack", "sdoneks-runtime-sdruntime"}
@@ -82,6 +90,48 @@ def test_a_second_deploy_changes_nothing(deployed: World) -> None:
     assert again.document["stack_name"] == STACK
     assert changed_in_aws(deployed, calls) == []
     assert changed_in_the_cluster(deployed, requests) == []
+
+
+def test_a_person_at_a_terminal_is_offered_the_guides_model_and_gets_it(deployed: World) -> None:
+    with model_sources() as sources:
+        repo = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        sources.add_hugging_face(repo, {DEFAULT_CHECKPOINT: kind("sd1")})
+        apart = {"CALLS_FILE": str(deployed.calls_file("deploy-with-model")), **sources.environment()}
+        shown = at_terminal(deployed, ["deploy", "--skip-doctor"], apart, answer="y")
+    bucket = deployed.outputs(f"{STACK}Stack")["ModelBucket"]
+    assert f"sdruntime needs {DEFAULT_CHECKPOINT}, which is not in {bucket}" in shown
+    assert f"uploaded: Stable-diffusion/{DEFAULT_CHECKPOINT} (SD1 checkpoint" in shown
+    assert "sdctl models upload" not in shown  # nothing is left to be brought
+    s3 = deployed.client("s3")
+    keys = [one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]]
+    assert f"Stable-diffusion/{DEFAULT_CHECKPOINT}" in keys
+    for key in keys:
+        s3.delete_object(Bucket=bucket, Key=key)
+
+
+def at_terminal(world: World, words: list[str], environment: dict[str, str], *, answer: str) -> str:
+    """Run a command whose standard streams are a terminal, and answer its questions; return what it shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdctl", *words, "--target", "aws"], cwd=world.project,
+        env=world.environment | {"TERM": "dumb"} | environment, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    try:
+        os.write(ours, f"{answer}\n".encode())
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # the other end is closed: the command has ended
+                break
+        assert process.wait(10) == 0, shown.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return shown.decode()
 
 
 def test_the_plan_of_what_is_deployed_has_nothing_to_do(deployed: World) -> None:
