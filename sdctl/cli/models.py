@@ -109,6 +109,9 @@ def sync(
         )  # fmt: skip
     for key in result.extra:
         output.note(f"not in {manifest}: {key}")
+    for error in result.errors:
+        if "SHA-256" in error.message and not error.hint:
+            error.hint = f"where it is meant to be another: sdctl models sync {manifest} --update --replace"
     _finish(result.brought, result.errors, place, extra=result.extra, locked=result.locked)
 
 

@@ -262,6 +262,7 @@ def test_a_local_file_that_is_no_longer_what_was_locked_is_not_passed_over(desk:
     Path("a.safetensors").write_bytes(kind("sd1", seed=b"other"))
     refused = desk.run("sync", "-o", "json")
     assert "SHA-256" in refused.error["message"]
+    assert "--update --replace" in refused.error["hint"]
     assert b"first" in desk.body("Stable-diffusion/a.safetensors")
     assert desk.run("sync", "--update", "--replace").code == 0
     assert b"other" in desk.body("Stable-diffusion/a.safetensors")
