@@ -46,7 +46,7 @@ def build(
         list[str] | None, typer.Argument(metavar="[IMAGE]...", help="What the runtimes use, unless given.")
     ] = None,
     arch: Annotated[
-        _Architecture | None, typer.Option(help="Of the GPU nodes: that of their instance types.")
+        _Architecture | None, typer.Option(help="Of the GPU nodes; that of their types, unless given.")
     ] = None,
     kubernetes_version: Annotated[
         str, typer.Option("--kubernetes-version", metavar="1.NN", help="The cluster's, unless given.")

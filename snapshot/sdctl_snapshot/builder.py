@@ -233,8 +233,8 @@ def _run(
 
 _LET_IN: Final = "only public images, and those in ECR of an account that lets the builder's role in"
 _KEY: Final = (
-    "EC2 could not use the key of its volume: may you (sdctl iam policy --for snapshot), and does the key's own "
-    "policy let your account's principals? --kms-key takes another"
+    "EC2 could not use the key of its volume: may you (sdctl iam policy --for snapshot), and does the key's "
+    "own policy let your account's principals? --kms-key takes another"
 )
 # What of a failure's text says what to do.
 _HINTS: Final[Mapping[str, str]] = {

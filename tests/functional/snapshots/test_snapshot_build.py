@@ -581,7 +581,7 @@ def test_the_builder_is_launched_as_asked(guests: Guests) -> None:
     aws._open().events.register(
         "provide-client-params.ec2.RunInstances", lambda params, **_: launched.append(params)
     )
-    key = "arn:aws:kms:us-west-2:123456789012:key/11111111-2222-3333-4444-555555555555"
+    key = aws.client("kms").create_key()["KeyMetadata"]["Arn"]
     subnet = aws.client("ec2").describe_subnets()["Subnets"][0]["SubnetId"]
     build(
         Wishes("arm64", size_gib=80, subnet_id=subnet, has_public_ip=False, kms_key=key),
