@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sdctl.cli import context, output
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 _EVENT_SECONDS: Final = 1.0
 _DRAW_SECONDS: Final = 0.1
 _CLEAR_LINE: Final = "\r\x1b[K"
-
-Bring = Callable[[Place, "list[tuple[Origin, Wish]]"], "tuple[list[Brought], list[SdctlError]]"]
 
 
 @contextmanager
@@ -183,71 +180,3 @@ def brought_row(brought: Brought) -> dict[str, Any]:
         "action": brought.action, **asdict(entry), "source": brought.origin.source,
         "warning": brought.warning,
     }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Synced:
-    """What a sync came to: `kept` needed nothing, `extra` is in the bucket and in no line."""
-
-    brought: list[Brought]
-    errors: list[SdctlError]
-    kept: list[str]
-    extra: list[str]
-
-
-def synced(
-    place: Place, manifest: Path, resolver: Resolver, *, is_updated: bool, is_replaced: bool, bring: Bring
-) -> Synced:
-    """Bring what a list names and the bucket lacks; of what the lock knows, nothing is asked again."""
-    from sdctl.models.bringing import Wish
-    from sdctl.models.library import Library
-    from sdctl.models.manifest import Locked, lock_path, read_lock, read_manifest, write_lock
-
-    lines = read_manifest(manifest)
-    before = read_lock(lock_path(manifest))
-    locked = {} if is_updated else before
-    there = {one.key: one for one in Library(place.objects).models()}
-    kept: dict[Any, Locked] = {
-        line: lock
-        for line, lock in locked.items()
-        if line in lines and lock.key in there and there[lock.key].sha256 == lock.sha256
-    }
-    wanted, errors, line_of = [], [], {}
-    for line in lines:
-        if line in kept:
-            continue
-        lock = locked.get(line)
-        source = lock.pinned if lock and _is_pinned(lock.pinned) else line.source
-        try:
-            origins = resolver.resolve(source, manifest.parent)
-        except SdctlError as error:
-            errors.append(error)
-            continue
-        for origin in origins:
-            sha256 = line.sha256 or (lock.sha256 if lock and len(origins) == 1 else "")
-            wanted.append((origin, Wish(line.to, line.name, sha256, is_replaced)))
-            line_of[id(origin)] = (line, len(origins) == 1)
-    brought, failed = bring(place, wanted) if wanted else ([], [])
-    for one in brought:
-        line, is_alone = line_of[id(one.origin)]
-        if is_alone:
-            kept[line] = Locked(
-                line, one.origin.source, one.entry.key, one.entry.sha256, one.entry.size_bytes
-            )
-    # What failed stays locked as it was.
-    write_lock(
-        lock_path(manifest), {line: held for line in lines if (held := kept.get(line) or before.get(line))}
-    )
-    named = {one.key for one in kept.values()} | {one.entry.key for one in brought}
-    return Synced(
-        brought, [*errors, *failed], [kept[line].key for line in lines if line in kept], _extra(there, named)
-    )
-
-
-def _is_pinned(source: str) -> bool:
-    """Tell a source that names a file for good from a path, which the list itself has."""
-    return source.startswith(("hf:", "civitai:"))
-
-
-def _extra(there: Sequence[str] | dict[str, Any], named: set[str]) -> list[str]:
-    return sorted(key for key in there if key not in named)

@@ -84,11 +84,16 @@ def read_head(content: Content) -> Head | None:
         )
     if start[8:9] == b"{":
         return _safetensors(content, int.from_bytes(start[:8], "little"))
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+    if is_model(start):
         from sdctl.models.pickles import read_pickle
 
         return Head(PICKLE, read_pickle(content))
     return None
+
+
+def is_model(start: bytes) -> bool:
+    """Tell by its first 16 bytes whether a file may be a safetensors file or what torch saved."""
+    return start[8:9] == b"{" or start[:4] == b"PK\x03\x04" or start[:1] == b"\x80"
 
 
 def is_page(start: bytes) -> bool:

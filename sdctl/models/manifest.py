@@ -169,13 +169,3 @@ def write_locks(path: Path, locks: Mapping[Line, Sequence[Locked]]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def read_lock(path: Path) -> dict[Line, Locked]:
-    """Read a lock with one entry a line."""
-    return {line: ones[-1] for line, ones in read_locks(path).items()}
-
-
-def write_lock(path: Path, locked: Mapping[Line, Locked]) -> None:
-    """Replace a lock with one entry a line."""
-    write_locks(path, {line: [one] for line, one in locked.items()})

@@ -13,7 +13,8 @@ from sdctl.models.identify import CHECKPOINT_FOLDER, FOLDERS
 
 MODEL_SUFFIXES: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
 # What lies beside models and is none: recipes and descriptions, and formats that are not examined.
-OTHER_SUFFIXES: Final = (".yaml", ".yml", ".json", ".txt", ".gguf", ".onnx")
+DESCRIPTION_SUFFIXES: Final = (".yaml", ".yml", ".json", ".txt")
+OTHER_SUFFIXES: Final = (*DESCRIPTION_SUFFIXES, ".gguf", ".onnx")
 _MAX_NAME_BYTES: Final = 200
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 _MAX_KEY_BYTES: Final = 1024

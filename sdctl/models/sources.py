@@ -19,15 +19,16 @@ from sdctl.clients.remote_files import Remote
 from sdctl.errors import NotFoundError, UsageError
 from sdctl.models import civitai, huggingface
 from sdctl.models.crc import crc32
-from sdctl.models.head import BadModelError, Content
+from sdctl.models.head import BadModelError, Content, is_model
 from sdctl.models.identify import FOLDERS
-from sdctl.models.names import MODEL_SUFFIXES, OTHER_SUFFIXES
+from sdctl.models.names import DESCRIPTION_SUFFIXES, MODEL_SUFFIXES, OTHER_SUFFIXES
 from sdctl.models.published import Published
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 # Windows has no reading at a place.
 _READ_AT: Final = getattr(os, "pread", None)
 _CHUNK_BYTES: Final = 1024**2
+_SUFFIX: Final = re.compile(r"\.[a-z][a-z0-9]{0,7}")
 _REMOTE: Final = ("https://", "http://", "hf:", "civitai:")
 
 
@@ -196,15 +197,29 @@ def local_origins(path: Path) -> Iterator[Origin]:
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         for name in sorted(names):
             found = Path(root, name)
-            if name.startswith(".") or found.suffix.lower() not in (*MODEL_SUFFIXES, *OTHER_SUFFIXES):
-                continue
-            if not found.is_file():
-                continue  # a link that leads nowhere, or a pipe
+            if name.startswith(".") or not found.is_file():
+                continue  # or a link that leads nowhere, or a pipe
             place = found.parent.relative_to(base).as_posix()
-            count += 1
-            yield _local(found, place if place.split("/")[0] in FOLDERS else "")
+            folder = place if place.split("/")[0] in FOLDERS else ""
+            if _is_meant(found, is_in_tree=bool(folder)):
+                count += 1
+                yield _local(found, folder)
     if not count:
         raise UsageError(f"the folder {path} holds no model: {', '.join(MODEL_SUFFIXES)}")
+
+
+def _is_meant(path: Path, *, is_in_tree: bool) -> bool:
+    """Tell what of a folder is to be brought: models, and what lies beside them in the guide's tree."""
+    suffix = path.suffix.lower()
+    if suffix in MODEL_SUFFIXES:
+        return True
+    if suffix in OTHER_SUFFIXES:
+        return is_in_tree or suffix not in DESCRIPTION_SUFFIXES
+    if _SUFFIX.fullmatch(suffix):
+        return False
+    # No suffix, as publishers leave it out now and then, or a version as in "v1.5": the content tells.
+    with path.open("rb") as file:
+        return is_model(file.read(16))
 
 
 def _local(path: Path, folder: str) -> Origin:

@@ -96,6 +96,20 @@ def test_a_folders_tree_is_kept_and_what_lies_outside_of_it_is_sorted_in(desk: D
     ]  # fmt: skip
 
 
+def test_of_any_other_folder_the_models_are_brought_whatever_they_are_called(desk: Desk) -> None:
+    write("downloads/from-civitai", kind("lora-sd1"))
+    write("downloads/v1.5", kind("sd1"))
+    write("downloads/old one", torch_zip(torch_pickle(KINDS["vae"])))
+    write("downloads/LICENSE", b"Take it, it is yours.")
+    write("downloads/config.json", b"{}")
+    write("downloads/README.txt", b"Read me.")
+    write("downloads/other.zip", torch_zip(b""))
+    desk.upload("downloads")
+    assert desk.keys() == [
+        "Lora/from-civitai.safetensors", "Stable-diffusion/v1.5.safetensors", "VAE/old one.ckpt",
+    ]  # fmt: skip
+
+
 def test_a_folder_of_the_tree_may_be_given_by_itself(desk: Desk) -> None:
     write("Lora/b.safetensors", kind("lora-sd1"))
     desk.upload("Lora")
