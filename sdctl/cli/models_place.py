@@ -131,10 +131,10 @@ def checkpoints(place: Place, *, is_sure: bool = False) -> dict[str, list[str]]:
     for stack_name in sorted(users):
         try:
             named = read_checkpoints(place.aws, stack_name)
-        except AwsError as error:
-            if is_sure or not _is_denied(error):
+        except AwsError:
+            if is_sure:
                 raise
-            output.warn(f"which models {stack_name} uses may not be read")
+            output.warn(f"which models {stack_name} uses cannot be read")
             continue
         for name, names in named.items():
             shown = name if stack_name == own else f"{name} of {stack_name}"
@@ -157,15 +157,11 @@ def users_of_buckets(aws: Aws, *, is_sure: bool = False) -> dict[str, set[str]]:
             if bucket:
                 name = stack.tags.get("sdctl:stack") or stack.name.removesuffix("Stack")
                 used.setdefault(bucket, set()).add(name)
-    except AwsError as error:
-        if is_sure or not _is_denied(error):
+    except AwsError:
+        if is_sure:
             raise
-        output.warn("the stacks may not be read: which deployments use a bucket is not known")
+        output.warn("the stacks cannot be read: which deployments use a bucket is not known")
     return used
-
-
-def _is_denied(error: AwsError) -> bool:
-    return error.aws_code in ("AccessDenied", "AccessDeniedException")
 
 
 def human_bytes(count: float) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _EVENT_SECONDS: Final = 1.0
 _DRAW_SECONDS: Final = 0.1
+# Shorter waits are not worth a line.
+_TOLD_SECONDS: Final = 1.0
 _CLEAR_LINE: Final = "\r\x1b[K"
 
 
@@ -30,11 +32,16 @@ def open_sources() -> Iterator[Resolver]:
     from sdctl.clients.downloads import Downloads
     from sdctl.models.sources import Resolver
 
-    downloads = Downloads(context.environment())
+    downloads = Downloads(context.environment(), on_wait=_told_of_waiting)
     try:
         yield Resolver(downloads, context.environment())
     finally:
         downloads.close()
+
+
+def _told_of_waiting(reason: str, seconds: float) -> None:
+    if seconds >= _TOLD_SECONDS:
+        output.note(f"{reason}; trying again in {seconds:.0f} s")
 
 
 def bring(place: Place, wanted: list[tuple[Origin, Wish]]) -> tuple[list[Brought], list[SdctlError]]:

@@ -7,6 +7,7 @@ length: the first two are waited out, the others are errors. A token goes to the
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,10 +26,13 @@ T = TypeVar("T")
 CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 60.0
 ATTEMPTS: Final = 6
+# A server that has not answered even once is more likely misspelt, or behind a door, than on its way back.
+FIRST_ATTEMPTS: Final = 3
 BACKOFF_SECONDS: Final = 0.5
 MAX_WAIT_SECONDS: Final = 120.0
 MAX_REDIRECTS: Final = 10
 MAX_DOCUMENT_BYTES: Final = 16 * 1024**2
+_OBJECT: Final = re.compile(r"^<?\w+\(host=[^)]*\)[^:]*: ")
 _TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
@@ -47,11 +51,12 @@ class SourceError(RemoteError):
 
 
 class BrokenError(Exception):
-    """The line broke, or the server asks to come again in so many seconds."""
+    """The line broke, or the server asks to come again in so many seconds; `attempts` are worth it."""
 
-    def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
+    def __init__(self, reason: str, wait_seconds: float | None = None, attempts: int = ATTEMPTS) -> None:
         super().__init__(reason)
         self.wait_seconds = wait_seconds
+        self.attempts = attempts
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +108,24 @@ def shown(url: str) -> str:
 class Downloads:
     """The one way to other people's servers; safe to share between threads."""
 
-    def __init__(self, env: Mapping[str, str], *, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Keep proxies of the environment; nothing is connected."""
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        *,
+        on_wait: Callable[[str, float], None] = lambda _reason, _seconds: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Keep proxies of the environment; nothing is connected.
+
+        Args:
+            env: the environment.
+            on_wait: is told, from several threads, why and how many seconds will be waited.
+            sleep: how to wait.
+        """
         self._env = env
+        self._on_wait = on_wait
         self._sleep = sleep
+        self._answered: set[str] = set()
         self._pools: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -161,7 +180,11 @@ class Downloads:
                     timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
                 )  # fmt: skip
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                raise BrokenError(f"no connection to {origin_of(at)}: {said(error)}") from error
+                attempts = ATTEMPTS if origin_of(at) in self._answered else FIRST_ATTEMPTS
+                raise BrokenError(
+                    f"no connection to {origin_of(at)}: {said(error)}", attempts=attempts
+                ) from error
+            self._answered.add(origin_of(at))
             if response.status not in _REDIRECTS:
                 if response.status >= 400:
                     self._refuse(response, at)
@@ -184,14 +207,17 @@ class Downloads:
                 return fetch()
             except BrokenError as error:
                 attempt += 1
-                if attempt >= ATTEMPTS:
+                if attempt >= error.attempts:
                     raise gave_up(url, error) from error
                 self.wait(attempt, error)
 
     def wait(self, attempt: int, error: BrokenError) -> None:
         """Wait before the next attempt: as long as the server asks, else ever longer."""
-        asked = error.wait_seconds
-        self._sleep(asked if asked is not None else random.uniform(0.6, 1.2) * BACKOFF_SECONDS * 2.0**attempt)  # noqa: S311
+        seconds = error.wait_seconds
+        if seconds is None:
+            seconds = random.uniform(0.6, 1.2) * BACKOFF_SECONDS * 2.0**attempt  # noqa: S311
+        self._on_wait(str(error), seconds)
+        self._sleep(seconds)
 
     def _refuse(self, response: urllib3.BaseHTTPResponse, url: str) -> None:
         status, headers = response.status, response.headers
@@ -231,17 +257,20 @@ class Downloads:
         return "" if is_excepted or parts.hostname in _LOOPBACK else found
 
 
-def gave_up(url: str, error: Exception) -> SourceError:
+def gave_up(url: str, error: BrokenError) -> SourceError:
     """Word that every attempt failed."""
+    has_answered = error.attempts == ATTEMPTS
     return SourceError(
-        f"{shown(url)} does not give the file: {error} ({ATTEMPTS} attempts)",
-        hint="what has arrived is kept: the same command goes on from there",
-    )
+        f"{shown(url)} does not give the file: {error} ({error.attempts} attempts)",
+        hint="what has arrived is kept: the same command goes on from there" if has_answered
+        else "check the address, this machine's connection, and HTTPS_PROXY",
+    )  # fmt: skip
 
 
 def said(error: Exception) -> str:
-    """Word what a library says of a connection."""
-    return (str(error) or type(error).__name__)[:200]
+    """Word what a library says of a connection, without the name of its object."""
+    text = str(error) or type(error).__name__
+    return _OBJECT.sub("", text)[:200]
 
 
 def _retry_after(text: str) -> float | None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from sdctl.clients.downloads import (
-    ATTEMPTS,
     BrokenError,
     Downloads,
     SourceError,
@@ -103,7 +102,7 @@ class Remote:
                 self._read_range(data, start, length)
             except BrokenError as error:
                 attempt = 1 if len(data) > before else attempt + 1
-                if attempt >= ATTEMPTS:
+                if attempt >= error.attempts:
                     raise gave_up(self._url, error) from error
                 self._downloads.wait(attempt, error)
         return bytes(data)

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import socket
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from fakes.model_sources import COMMIT, File, Sources
 from functional.models.conftest import PART, Desk
-from sdctl.clients.downloads import NO_TOKEN, Downloads
+from sdctl.clients.downloads import FIRST_ATTEMPTS, NO_TOKEN, Downloads, SourceError
 from sdctl.clients.remote_files import Remote
 from sdctl.deployments import home
 from sdctl.models.digest import Digest
@@ -88,6 +89,21 @@ def test_too_many_requests_are_waited_out_as_the_server_asks(sources: Sources) -
     remote = Remote(Downloads({}, sleep=waited.append), url, NO_TOKEN)
     assert remote.read(0, 100) == bytes(100)
     assert waited == [7.0, 120.0]
+
+
+def test_a_server_that_never_answers_is_given_up_sooner_and_waiting_is_told() -> None:
+    with socket.socket() as closed:  # bound, and never listening: whoever connects is refused
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/model.safetensors"
+        waited: list[float] = []
+        told: list[tuple[str, float]] = []
+        with pytest.raises(SourceError) as caught:
+            Remote(Downloads({}, on_wait=lambda *said: told.append(said), sleep=waited.append), url, NO_TOKEN)
+    assert [seconds for _, seconds in told] == waited
+    assert len(waited) == FIRST_ATTEMPTS - 1
+    assert "Connection refused" in told[0][0]
+    assert "HTTPConnection" not in caught.value.message
+    assert "check the address" in caught.value.hint
 
 
 def test_a_server_that_goes_away_is_given_up_and_the_next_run_goes_on(
