@@ -3,7 +3,11 @@
 Answers a lone `--version` by itself, since scripts ask it often and Typer is slow to import.
 """
 
+import gc
 import sys
+
+# What is imported stays: looking through it for garbage every 700 objects is a tenth of AWS clients' start.
+gc.set_threshold(20_000, 20, 50)
 
 
 def main() -> None:

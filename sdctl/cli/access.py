@@ -13,11 +13,11 @@ from sdctl import contract
 from sdctl.cli import context
 from sdctl.deployments import Deployment
 from sdctl.errors import ConfigError, NotFoundError
-from sdctl.tasks.api import ApiAccess, TaskApi
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
     from sdctl.local.target import LocalTarget
+    from sdctl.tasks.api import ApiAccess, TaskApi
 
 # The guide's one runtime, where nothing says which there are.
 DEFAULT_RUNTIMES: Final = {"sdruntime": contract.SDWEBUI}
@@ -32,6 +32,8 @@ def _from_environment() -> ApiAccess | None:
         raise ConfigError("SDCTL_API_KEY is set without SDCTL_ENDPOINT", hint="set both, or neither")
     if not api_key:
         raise ConfigError("SDCTL_ENDPOINT is set without SDCTL_API_KEY", hint="sdctl apikey prints the key")
+    from sdctl.tasks.api import ApiAccess
+
     return ApiAccess(endpoint, api_key)
 
 
@@ -43,6 +45,8 @@ def api_access() -> ApiAccess:
         NotFoundError: nothing is deployed, or it has no API.
         AwsError: the key could not be fetched.
     """
+    from sdctl.tasks.api import ApiAccess
+
     found = _from_environment()
     if found is not None:
         return found
@@ -76,6 +80,7 @@ def api_key(deployment: Deployment) -> str:
 
 def task_api() -> TaskApi:
     """Return a client of the task API; nothing is connected yet."""
+    from sdctl.tasks.api import TaskApi
     from sdctl.tasks.transport import Transport
 
     transport = Transport(context.environment())
