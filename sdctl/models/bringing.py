@@ -15,15 +15,17 @@ from sdctl.clients.objects import Listed, Objects, encoded
 from sdctl.clients.remote_files import Remote
 from sdctl.errors import ConflictError, SdctlError, UsageError
 from sdctl.models import sending
+from sdctl.models.contents import Sending
 from sdctl.models.hashes import Hashes
 from sdctl.models.head import BadModelError, Content, read_head
 from sdctl.models.identify import FOLDERS, UNKNOWN, Identity, identify
 from sdctl.models.index import Entry, Index, metadata_of
 from sdctl.models.names import OTHER_SUFFIXES, file_name, folder_name, key_of, with_suffix
 from sdctl.models.resume import Journal
-from sdctl.models.sending import Sender, Sending
+from sdctl.models.sending import Sender
 from sdctl.models.sources import LocalFile, Origin
 from sdctl.models.threads import Workers
+from sdctl.models.uploads import READERS
 
 OTHER: Final = "other"
 # Small files go out so many at a time; a large one is sent in parallel parts by itself.
@@ -346,7 +348,7 @@ class Bringer:
             wanted = replace(
                 wanted,
                 identity=f"{entry.source}\0{content.size_bytes}\0{content.etag}",
-                readers=sending.READERS if content.has_ranges else 1,
+                readers=READERS if content.has_ranges else 1,
             )
         sent = self._sender.send(wanted)
         stored = replace(entry, sha256=sent.sha256, crc32=sent.crc32, checksum=sent.checksum, etag=sent.etag)

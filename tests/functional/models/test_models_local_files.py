@@ -7,7 +7,8 @@ import hashlib
 import json
 import pickle
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -278,3 +279,25 @@ def test_many_small_files_arrive_with_and_without_the_native_client(
     assert {key: desk.body(key) for key in [*desk.keys()]} == files
     assert (len(native), all(native)) == (10, is_native)
     assert {one["verdict"] for one in desk.run("verify", "-o", "json").document} == {"ok"}
+
+
+def test_a_small_file_that_changes_under_the_native_client_leaves_no_object(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdctl.clients.quick_puts import QuickPuts
+
+    put = QuickPuts.put
+
+    def changed(self: QuickPuts, key: str, path: Path, *rest: Any) -> str | None:
+        if path.name == "m3.safetensors":
+            path.write_bytes(kind("lora-flux", seed=b"another"))
+        return put(self, key, path, *rest)
+
+    monkeypatch.setattr(QuickPuts, "put", changed)
+    for number in range(10):
+        write(f"tree/m{number}.safetensors", kind("lora-flux", seed=bytes([number])))
+    ran = desk.run("upload", "tree", "-o", "json")
+    assert ran.code != 0
+    assert "changed while it was" in ran.error["message"]
+    stored = {PurePosixPath(key).name for key in [*desk.keys()]}
+    assert stored == {f"m{number}.safetensors" for number in range(10) if number != 3}

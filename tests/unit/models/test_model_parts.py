@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from sdctl.clients.objects import MAX_PARTS, Part, composite, encoded
 from sdctl.errors import UsageError
 from sdctl.models import digest as digests
+from sdctl.models.contents import check_seen
 from sdctl.models.crc import combined_crc32
 from sdctl.models.digest import Digest, restored
 from sdctl.models.head import PICKLE, SAFETENSORS, BadModelError
 from sdctl.models.names import file_name, folder_name, with_suffix
 from sdctl.models.resume import Journal, Unfinished
-from sdctl.models.sending import PART_BYTES, check_seen, part_size
+from sdctl.models.sending import PART_BYTES
 from sdctl.models.threads import Workers
+from sdctl.models.uploads import part_size
 
 
 @given(st.lists(st.binary(max_size=300), max_size=6), st.integers(0, 6))
