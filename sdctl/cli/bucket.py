@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from sdctl.cli import access, context, output
+from sdctl.cli import output
 from sdctl.errors import ConflictError
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ def create(
 
     It is private, encrypted, takes TLS alone, and drops unfinished uploads after seven days.
     """
-    from sdctl.cli.models_place import find_place
+    from sdctl.cli.models_place import bucket_of, find_place
     from sdctl.clients.buckets import Buckets
 
+    name = bucket_of(name) if name else None
     place = find_place(name)
     config = place.config
     tags = {"sdctl:stack": place.stack_name, **dict([_PURPOSE_TAG]), **config.tags}
@@ -62,10 +63,9 @@ def create(
 @app.command("list")
 def list_buckets() -> None:
     """List the model buckets of the region, with their size and the deployments that use them."""
-    from sdctl.cli.models_place import human_bytes
+    from sdctl.cli.models_place import find_session, human_bytes
 
-    deployment = context.find_deployment()
-    aws = access.session() if deployment is None else access.aws(deployment)
+    aws = find_session()
     rows = _rows(aws)
 
     def text() -> str:
@@ -84,9 +84,10 @@ def _rows(aws: Aws) -> list[dict[str, Any]]:
     from sdctl.cli.models_place import users_of_buckets
     from sdctl.clients.buckets import Buckets
 
-    buckets, used = Buckets(aws), users_of_buckets(aws)
+    buckets = Buckets(aws)
+    listed, used = buckets.all(), users_of_buckets(aws)
     rows = []
-    for one in buckets.all():
+    for one in listed:
         if not (one.name in used or _is_made_by_us(one)):
             continue
         count, total = buckets.size(one.name)

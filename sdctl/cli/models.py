@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdctl.cli import output
-from sdctl.errors import ExitCode, RemoteError, SdctlError, UsageError
+from sdctl.errors import RemoteError, SdctlError, UsageError
 
 if TYPE_CHECKING:
     from sdctl.cli.models_place import Place
@@ -220,8 +220,18 @@ def verify(
     output.result(
         rows, lambda: output.table(rows, ["verdict", "key", "how"]) if rows else "There is no model."
     )
-    if any(one.verdict in ("changed", "missing") for one in found):
-        raise typer.Exit(int(ExitCode.REMOTE))
+    wrong = [one.key for one in found if one.verdict in ("changed", "missing")]
+    if wrong:
+        raise ChangedModelsError(
+            f"{len(wrong)} of {len(found)} models are not as they were sent: {', '.join(wrong)}",
+            hint="bring them again: sdctl models upload SOURCE --replace",
+        )
+
+
+class ChangedModelsError(RemoteError):
+    """Some models are not what was sent, or are gone."""
+
+    code = "models_changed"
 
 
 @app.command()

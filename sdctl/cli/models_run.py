@@ -138,7 +138,8 @@ class Shown:
             "error": {"code": error.code, "message": error.message, "hint": error.hint},
         })  # fmt: skip
         self._clear()
-        output.note(f"failed: {error.message}")
+        if self.count > 1:  # one alone is told at the end
+            output.note(f"failed: {error.message}")
 
     def close(self) -> None:
         """Clear the live line."""

@@ -40,7 +40,8 @@ def stream(document: Any, text: Text) -> None:
         _write_result(to_json(document) + "\n")
         return
     words = text if isinstance(text, str) else text()
-    _write_result(printable(words).removesuffix("\n") + "\n")
+    if words:
+        _write_result(printable(words).removesuffix("\n") + "\n")
 
 
 def note(text: str) -> None:

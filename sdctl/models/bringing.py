@@ -20,7 +20,7 @@ from sdctl.models.hashes import Hashes
 from sdctl.models.head import BadModelError, Content, read_head
 from sdctl.models.identify import FOLDERS, UNKNOWN, Identity, identify
 from sdctl.models.index import Entry, Index, metadata_of
-from sdctl.models.names import OTHER_SUFFIXES, file_name, folder_name, key_of, with_suffix
+from sdctl.models.names import OTHER_SUFFIXES, PICKLE_SUFFIXES, file_name, folder_name, key_of, with_suffix
 from sdctl.models.resume import Journal
 from sdctl.models.sending import Sender
 from sdctl.models.sources import LocalFile, Origin
@@ -271,8 +271,12 @@ class Bringer:
                 "what kind of model it is cannot be told from its tensors",
                 hint=f"name its folder with --to: {', '.join(FOLDERS)}",
             )
-        is_other = PurePosixPath(name).suffix.lower() in OTHER_SUFFIXES
-        if not is_other:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in PICKLE_SUFFIXES:
+            from sdctl.models.pickles import check_text_pickle
+
+            check_text_pickle(seen)
+        if suffix not in OTHER_SUFFIXES:
             raise BadModelError("it is neither safetensors nor a file that torch saved")
         if not folder:
             raise UsageError("it is no model, so its folder must be named", hint="name it with --to")

@@ -11,7 +11,8 @@ from sdctl.errors import UsageError
 from sdctl.models.head import PICKLE, SAFETENSORS, BadModelError
 from sdctl.models.identify import CHECKPOINT_FOLDER, FOLDERS
 
-MODEL_SUFFIXES: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+PICKLE_SUFFIXES: Final = (".ckpt", ".pt", ".pth", ".bin")
+MODEL_SUFFIXES: Final = (".safetensors", ".sft", *PICKLE_SUFFIXES)
 # What lies beside models and is none: recipes and descriptions, and formats that are not examined.
 DESCRIPTION_SUFFIXES: Final = (".yaml", ".yml", ".json", ".txt")
 OTHER_SUFFIXES: Final = (*DESCRIPTION_SUFFIXES, ".gguf", ".onnx")
@@ -70,7 +71,7 @@ def with_suffix(name: str, format_: str) -> str:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in (".safetensors", ".sft") and format_ != SAFETENSORS:
         raise BadModelError(f"{name} is not a safetensors file by its content")
-    if format_ == SAFETENSORS and suffix in (".ckpt", ".pt", ".pth", ".bin"):
+    if format_ == SAFETENSORS and suffix in PICKLE_SUFFIXES:
         return f"{name[: -len(suffix)]}.safetensors"  # a loader goes by the suffix, and would unpickle it
     if suffix in MODEL_SUFFIXES:
         return name

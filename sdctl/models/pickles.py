@@ -10,6 +10,7 @@ import io
 import logging
 import pickletools
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -82,6 +83,16 @@ def read_pickle(content: Content) -> Shapes:
     return _legacy(content.read(0, most))
 
 
+def check_text_pickle(content: Content) -> None:
+    """Refuse what torch would run of a pickle in the oldest protocols, which no mark at the beginning tells.
+
+    Raises:
+        UnsafeModelError: loading it would execute something.
+    """
+    with suppress(BadModelError):  # it is no pickle, or none whose beginning is unsafe
+        _Scanner().scan(io.BytesIO(content.read(0, min(content.size_bytes, _USUAL_PICKLE_BYTES))), "the file")
+
+
 def _legacy(start: bytes) -> Shapes:
     """Examine the older format, of which the tensors are not needed."""
     scanner, data = _Scanner(), io.BytesIO(start)
@@ -102,8 +113,14 @@ class _Scanner:
     """Goes through the operations of a file's pickles, refuses what is unsafe, collects tensors' shapes."""
 
     def __init__(self) -> None:
-        self.shapes: Shapes = {}
+        self._tensors: Shapes = {}
+        self._texts: list[str] = []
         self._count = 0
+
+    @property
+    def shapes(self) -> Shapes:
+        """What was found: where the weights are no tensors of torch, as arrays, their names alone."""
+        return self._tensors or dict.fromkeys(self._texts, ())
 
     def operations(self, data: io.BytesIO, where: str) -> Iterator[tuple[str, object, int]]:
         """Yield name, argument and place of each operation of one pickle."""
@@ -147,8 +164,9 @@ class _Scanner:
                 numbers.append(argument)
             elif numbers is not None and name in _TUPLES:
                 if name_of_tensor := _tensor_name(texts):
-                    self.shapes[name_of_tensor] = tuple(numbers[1:])
+                    self._tensors[name_of_tensor] = tuple(numbers[1:])
                 texts, numbers = [], None
+        self._texts += texts
 
 
 def _index(argument: object) -> int:

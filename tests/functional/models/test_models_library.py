@@ -106,6 +106,8 @@ def test_verify_tells_what_changed_what_is_missing_and_what_it_cannot_know(desk:
     ran = desk.run("verify", "-o", "json")
     verdicts = {row["key"].rpartition("/")[2][0]: row["verdict"] for row in ran.document}
     assert (ran.code, verdicts) == (5, {"a": "ok", "b": "changed", "c": "missing", "h": "unchecked"})
+    assert ran.error["code"] == "models_changed"
+    assert "2 of 4 models" in ran.error["message"]
     assert desk.run("verify", "a.safetensors").code == 0
     assert (desk.run("verify", "nothing").code, desk.run("verify", "").code) == (4, 2)
 
@@ -423,6 +425,20 @@ def test_the_list_shows_a_bucket_that_was_made_under_a_name_of_ones_own(desk: De
     assert cli.run("bucket", "create", "paintings-of-mine").code == 0
     rows = {row["name"]: row for row in cli.run("bucket", "list", "-o", "json").document["buckets"]}
     assert rows["paintings-of-mine"]["used_by"] == []
+
+
+def test_a_bucket_may_be_named_as_the_configuration_and_other_tools_write_it(desk: Desk) -> None:
+    for written in (f"arn:aws:s3:::{desk.bucket}", f"s3://{desk.bucket}/"):
+        found = cli.run("models", "list", "-b", written, "-o", "json").document
+        assert found["bucket"] == desk.bucket
+    assert cli.run("bucket", "create", f"arn:aws:s3:::{desk.bucket}").code == 0
+
+
+@pytest.mark.parametrize("words", [("list",), ("create",)])
+def test_on_a_machine_with_no_deployment_no_bucket_of_aws_is_meant(desk: Desk, words: tuple[str]) -> None:
+    assert desk.keys() == []  # there is an AWS to be mistaken for it
+    ran = cli.run("bucket", *words, "--target", "local", "-o", "json")
+    assert (ran.code, ran.error["hint"]) == (4, "sdctl deploy --target local")
 
 
 @pytest.mark.parametrize("words", [("list",), ("verify",), ("remove", "x", "--yes"), ("sync",)])

@@ -193,6 +193,8 @@ def test_unsafe_and_unsound_files_are_refused_and_the_others_arrive(desk: Desk) 
     write("all/c.safetensors", b"<!DOCTYPE html><title>Sign in</title>")
     write("all/d.safetensors", b"")
     write("all/e.safetensors", torch_zip(torch_pickle(KINDS["sd1"])))
+    write("all/f.ckpt", pickle.dumps(Evil(), protocol=0))
+    write("all/g.ckpt", b"not a pickle of any protocol")
     ran = desk.run("upload", "all", "-o", "json")
     assert ran.code == 5
     messages = {
@@ -203,7 +205,15 @@ def test_unsafe_and_unsound_files_are_refused_and_the_others_arrive(desk: Desk) 
     assert "web page" in messages["c.safetensors"]
     assert "empty" in messages["d.safetensors"]
     assert "not a safetensors file" in messages["e.safetensors"]
+    assert "posix.system: GLOBAL" in messages["f.ckpt"]
+    assert "neither safetensors" in messages["g.ckpt"]
     assert desk.keys() == ["Stable-diffusion/a.safetensors"]
+
+
+def test_one_file_that_is_refused_is_told_of_once(desk: Desk) -> None:
+    write("a.safetensors", b"")
+    ran = desk.run("upload", "a.safetensors")
+    assert (ran.stdout, ran.stderr) == ("", "Error: file:a.safetensors: the file is empty\n")
 
 
 def test_two_sources_that_would_have_one_key_are_refused(desk: Desk) -> None:

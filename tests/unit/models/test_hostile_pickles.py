@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import pickletools
 import struct
 import zipfile
@@ -70,6 +71,11 @@ def test_of_the_older_format_no_more_is_read_than_is_needed(filled_bytes: int) -
 
 def test_a_magic_number_with_anything_beside_it_is_not_torchs() -> None:
     refused(b"\x80\x02N0" + MAGIC + b"." + torch_legacy(GOOD)[15:], "none that torch saved")
+
+
+def test_weights_that_are_no_tensors_of_torch_are_known_by_their_names() -> None:
+    text = pickle.dumps({"state_dict": {name: [0.5] for name in KINDS["sd1"]}}, protocol=2)
+    assert kind_of(torch_zip(text)) == ("checkpoint", "SD1")
 
 
 def test_the_first_pickle_of_protocol_0_is_no_model_at_all() -> None:
