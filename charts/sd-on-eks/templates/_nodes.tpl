@@ -1,6 +1,6 @@
 {{/* Whether every instance type has local disks: https://docs.aws.amazon.com/ec2/latest/instancetypes/ac.html */}}
 {{- define "sd-on-eks.typesHaveLocalDisks" -}}
-{{- $types := .Values.karpenter.provisioner.instanceType -}}
+{{- $types := .Values.karpenter.provisioner.instanceType | default list -}}
 {{- $all := gt (len $types) 0 -}}
 {{- range $types -}}
 {{- if not (regexMatch "^(g4dn|g4ad|g5|g6|g6e|gr6|p4d|p4de|p5|p5e|p5en|[a-z]+[0-9]+[a-z]*d[a-z]*)\\." .) -}}{{- $all = false -}}{{- end -}}
@@ -11,7 +11,7 @@
 {{/* How images get onto a node: soci, snapshot or none, checked against all that would undo it. */}}
 {{- define "sd-on-eks.imageCache" -}}
 {{- $node := .Values.karpenter.nodeTemplate -}}
-{{- $snapshot := $node.dataVolume.snapshotID -}}
+{{- $snapshot := $node.dataVolume.snapshotID | default "" -}}
 {{- $mode := $node.imageCache | default (ternary "snapshot" (ternary "soci" "none" (eq "true" (include "sd-on-eks.typesHaveLocalDisks" .))) (ne $snapshot "")) -}}
 {{- $at := "karpenter.nodeTemplate" -}}
 {{- if and (eq $mode "snapshot") (not $snapshot) -}}
