@@ -15,6 +15,9 @@ INTAKE_AGE_SECONDS: Final = 900
 DEAD_LETTER_PERIOD_SECONDS: Final = 600
 # Nodes and models are there long before.
 LONG_WAIT_SECONDS: Final = 3600
+# Spot takes a node back now and then; with more than these in an hour, on-demand may be the better deal.
+SPOT_INTERRUPTIONS: Final = 5
+SPOT_PERIOD_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,12 @@ class Alarm:
     period_seconds: int = 300
 
 
-def front_alarms(functions: Sequence[str]) -> list[Alarm]:
+def front_alarms(functions: Sequence[str], *, spot_rule: str = "") -> list[Alarm]:
     """Return the alarms of a front.
 
     Args:
         functions: logical names of the functions.
+        spot_rule: name of the EventBridge rule that hears of Spot's notices; empty where there are no nodes.
     """
     alarms = [
         _queue_alarm(
@@ -58,6 +62,15 @@ def front_alarms(functions: Sequence[str]) -> list[Alarm]:
     alarms.append(
         Alarm("RestApiAlarm", "The task API answers server errors", "AWS/ApiGateway", "5XXError", api)
     )
+    if spot_rule:
+        # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-monitoring.html
+        alarms.append(
+            Alarm(
+                "SpotInterruptionsAlarm", "Spot takes many instances of this region back",
+                "AWS/Events", "Invocations", {"RuleName": spot_rule},
+                threshold=SPOT_INTERRUPTIONS, period_seconds=SPOT_PERIOD_SECONDS,
+            )
+        )  # fmt: skip
     return alarms
 
 
@@ -73,6 +86,11 @@ def runtime_alarms(task_timeout_seconds: int) -> list[Alarm]:
             "DeadLetterQueue", "Dead letters", "NumberOfMessagesReceived",
             period_seconds=DEAD_LETTER_PERIOD_SECONDS,
         ),
+        # Where the function's mapping is off nobody receives them: they are seen as they lie there.
+        _queue_alarm(
+            "DeadLetterQueue", "Dead letters that nobody takes away", "ApproximateNumberOfMessagesVisible",
+            logical="DeadLettersStayAlarm", statistic="Maximum",
+        ),
         _queue_alarm(
             "Queue", "Tasks wait for long, or nobody takes them", "ApproximateAgeOfOldestMessage",
             statistic="Maximum", threshold=task_timeout_seconds + LONG_WAIT_SECONDS,
@@ -80,6 +98,6 @@ def runtime_alarms(task_timeout_seconds: int) -> list[Alarm]:
     ]  # fmt: skip
 
 
-def _queue_alarm(queue: str, description: str, metric: str, **more: Any) -> Alarm:
+def _queue_alarm(queue: str, description: str, metric: str, *, logical: str = "", **more: Any) -> Alarm:
     dimensions = {"QueueName": {"Fn::GetAtt": [queue, "QueueName"]}}
-    return Alarm(f"{queue}Alarm", description, "AWS/SQS", metric, dimensions, **more)
+    return Alarm(logical or f"{queue}Alarm", description, "AWS/SQS", metric, dimensions, **more)

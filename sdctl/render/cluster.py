@@ -8,7 +8,7 @@ from typing import Any, Final
 from sdctl.config.model import Config
 from sdctl.render.charts import KARPENTER_ACCOUNT, KARPENTER_NAMESPACE, KEDA_ACCOUNT, KEDA_NAMESPACE
 from sdctl.render.engine import render_yaml
-from sdctl.render.karpenter import INTERRUPTION_EVENTS, controller_statements
+from sdctl.render.karpenter import INTERRUPTION_EVENTS, SPOT_RULE, controller_statements, spot_rule_name
 from sdctl.render.policies import KEPT_NAME_LENGTH, Statement, allow
 from sdctl.render.runtime import runtime_stack_prefix
 from sdctl.render.stacks import Stack, stack_tags
@@ -112,7 +112,12 @@ def _context(config: Config) -> dict[str, Any]:
         "pod_roles": _pod_roles(config),
         "pod_addons": _pod_addons(),
         "interruption_rules": [
-            {"logical": logical, "source": source, "detail_type": detail_type}
+            {
+                "logical": logical,
+                "source": source,
+                "detail_type": detail_type,
+                "name": spot_rule_name(name) if logical == SPOT_RULE else "",
+            }
             for logical, source, detail_type in INTERRUPTION_EVENTS
         ],
     }

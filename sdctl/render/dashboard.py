@@ -12,7 +12,9 @@ PERIOD_SECONDS: Final = 300
 _REGION: Final = "${AWS::Region}"
 
 
-def dashboard_body(stack_prefix: str, stage_name: str, functions: dict[str, str]) -> str:
+def dashboard_body(
+    stack_prefix: str, stage_name: str, functions: dict[str, str], *, spot_rule: str = ""
+) -> str:
     """Render the dashboard's JSON, with the template's own names in it as `Fn::Sub` takes them.
 
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/APIReference/CloudWatch-Dashboard-Body-Structure.html
@@ -21,6 +23,7 @@ def dashboard_body(stack_prefix: str, stage_name: str, functions: dict[str, str]
         stack_prefix: what the names of the runtimes' stacks begin with.
         stage_name: of the API.
         functions: resource of each function by its title.
+        spot_rule: name of the rule that hears of Spot's notices; empty where there are no nodes.
     """
     rows = [
         [
@@ -41,6 +44,9 @@ def dashboard_body(stack_prefix: str, stage_name: str, functions: dict[str, str]
             ]),
         ],
     ]  # fmt: skip
+    if spot_rule:
+        notices = ["AWS/Events", "Invocations", "RuleName", spot_rule, {"stat": "Sum"}]
+        rows.append([_graph("Instances of this region that Spot takes back", [notices])])
     widgets = [
         {
             "type": "metric", "x": WIDTH // len(row) * column, "y": HEIGHT * number,

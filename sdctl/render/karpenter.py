@@ -9,14 +9,15 @@ policies.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sdctl.render.policies import Statement, allow
 
+SPOT_RULE: Final = "SpotInterruptionRule"
 # Karpenter's events: what AWS tells of an instance before or when it goes.
 INTERRUPTION_EVENTS = (
     ("HealthRule", "aws.health", "AWS Health Event"),
-    ("SpotInterruptionRule", "aws.ec2", "EC2 Spot Instance Interruption Warning"),
+    (SPOT_RULE, "aws.ec2", "EC2 Spot Instance Interruption Warning"),
     ("RebalanceRule", "aws.ec2", "EC2 Instance Rebalance Recommendation"),
     ("StateChangeRule", "aws.ec2", "EC2 Instance State-change Notification"),
     ("CapacityReservationRule", "aws.ec2", "EC2 Capacity Reservation Instance Interruption Warning"),
@@ -24,6 +25,11 @@ INTERRUPTION_EVENTS = (
 # Kinds of EC2 resources that a launch makes, and that must be tagged as this cluster's.
 _LAUNCHED = ("fleet", "instance", "volume", "network-interface", "launch-template", "spot-instances-request")
 _LAUNCH = ["ec2:RunInstances", "ec2:CreateFleet"]
+
+
+def spot_rule_name(stack_name: str) -> str:
+    """Name the rule for Spot's notices: the front's alarm counts them, and must not wait for the cluster."""
+    return f"{stack_name}-spot"
 
 
 def _arn(text: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from sdctl.render.alarms import front_alarms
 from sdctl.render.api import api_context
 from sdctl.render.dashboard import dashboard_body
 from sdctl.render.engine import Rendered, render_yaml
+from sdctl.render.karpenter import spot_rule_name
 
 FRONT_TEMPLATE: Final = "front.yaml.j2"
 STACK_TAG: Final = "sdctl:stack"
@@ -158,6 +159,7 @@ def _front_context(config: Config, target: str) -> dict[str, Any]:
     key = config.kms_key_arn if is_on_aws else None
     domain = config.api.custom_domain if is_on_aws else None
     prefix = runtime_stack_prefix(config.stack_name)
+    spot_rule = spot_rule_name(config.stack_name) if is_on_aws else ""
     return {
         "description": f"sdctl {config.stack_name}: task API, queues and storage",
         "topics": ("InputTopic", "OutputTopic"),
@@ -167,12 +169,13 @@ def _front_context(config: Config, target: str) -> dict[str, Any]:
         "tracing_policy": policies.topic_tracing(),
         "domain": domain and {"name": domain.domain_name, "certificate_arn": domain.certificate_arn},
         "functions": _functions(config, key, has_tracing=config.tracing and is_on_aws),
-        "alarms": front_alarms(list(_PACKAGES)),
+        "alarms": front_alarms(list(_PACKAGES), spot_rule=spot_rule),
         "alarm_email": config.alarms.email,
         "dashboard": dashboard_body(
             prefix,
             config.api.stage_name,
             {package: f"{logical}Function" for logical, package in _PACKAGES.items()},
+            spot_rule=spot_rule,
         ),
         "api": api_context(),
         "retention_seconds": contract.QUEUE_RETENTION_SECONDS,

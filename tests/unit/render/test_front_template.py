@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from sdctl import contract
 from sdctl.config.model import Config, RuntimeConfig
 from sdctl.errors import NotFoundError
+from sdctl.render.cluster import cluster_stack
 from sdctl.render.engine import RenderError, render_yaml
 from sdctl.render.runtime import filter_policy, registration
-from sdctl.render.stacks import Output, Stack, code_parameters, logical_id, resolve
+from sdctl.render.stacks import Output, Stack, code_parameters, front_stack, logical_id, resolve
 from support.fronts import CONFIGS, rendered, runtimes_of
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -187,6 +188,8 @@ def test_nothing_piles_up_fails_or_gets_lost_without_an_alarm(name: str) -> None
         assert properties["TreatMissingData"] == "notBreaching"
         assert properties["AlarmActions"] == [{"Ref": topic}]
         for dimension in properties["Dimensions"]:
+            if isinstance(dimension["Value"], str):
+                continue  # what another stack makes
             target = dimension["Value"].get("Ref") or dimension["Value"]["Fn::GetAtt"][0]
             assert target in document or target == "AWS::StackName"
             watched[target] = properties["MetricName"]
@@ -196,6 +199,28 @@ def test_nothing_piles_up_fails_or_gets_lost_without_an_alarm(name: str) -> None
     # A runtime's own queue may be long, that is what the agents' number follows, but nothing waits for ever.
     assert watched.get("Queue", "ApproximateAgeOfOldestMessage") == "ApproximateAgeOfOldestMessage"
     assert name in RUNTIMES or watched["ApiStage"] == "5XXError"
+
+
+def test_spots_notices_raise_an_alarm_by_the_rule_of_the_clusters_stack() -> None:
+    alarm = resources("guide", "AWS::CloudWatch::Alarm")["SpotInterruptionsAlarm"]["Properties"]
+    assert (alarm["Namespace"], alarm["MetricName"]) == ("AWS/Events", "Invocations")
+    config = Config.model_validate({"stackName": "a" * 48})
+    keys = dict.fromkeys(code_parameters().values(), "a.zip")
+    front = front_stack(config, target="aws", model_bucket="m", asset_bucket="a", code_keys=keys)
+    (dimension,) = front.template.document["Resources"]["SpotInterruptionsAlarm"]["Properties"]["Dimensions"]
+    cluster = cluster_stack(config, model_bucket="m").template.document["Resources"]
+    rule = cluster["SpotInterruptionRule"]["Properties"]
+    assert rule["EventPattern"]["detail-type"] == ["EC2 Spot Instance Interruption Warning"]
+    assert dimension == {"Name": "RuleName", "Value": rule["Name"]}
+    # https://docs.aws.amazon.com/eventbridge/latest/APIReference/API_PutRule.html
+    assert len(rule["Name"]) <= 64
+    assert "SpotInterruptionsAlarm" not in resources("several-runtimes", "AWS::CloudWatch::Alarm")
+
+
+def test_dead_letters_that_stay_raise_an_alarm_although_nobody_receives_them() -> None:
+    alarm = resources("guide:sdruntime", "AWS::CloudWatch::Alarm")["DeadLettersStayAlarm"]["Properties"]
+    assert alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
+    assert alarm["Dimensions"][0]["Value"] == {"Fn::GetAtt": ["DeadLetterQueue", "QueueName"]}
 
 
 def test_an_alarm_on_dead_letters_outlasts_the_pause_between_two_looks() -> None:
