@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from sdctl.cli import context
+
+# A worker keeps what thousands of tests imported and cached: looking through all of it takes seconds.
+gc.set_threshold(100_000, 50, 100)
 
 # Examples are the same in every run, and a loaded machine is no reason to fail.
 settings.register_profile(
@@ -25,7 +31,11 @@ _NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "h
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Clear AWS, SDCTL and proxy variables, set dummy credentials, keep state below the test's folder."""
+    """Clear AWS, SDCTL and proxy variables, set dummy credentials, keep state below the test's folder.
+
+    The options of an earlier test's command line go, too.
+    """
+    context.reset(context.Options())
     for name in list(os.environ):
         if (name.startswith(_PREFIXES) and name != "SDCTL_CRD_DIR") or name in _NAMES:
             monkeypatch.delenv(name)
