@@ -103,7 +103,7 @@ def aws(deployment: Deployment) -> Aws:
 
 
 def region() -> str:
-    """Return the region that a flag or the environment names.
+    """Return the region that a flag, the environment or the AWS profile names.
 
     Raises:
         ConfigError: nothing names one.

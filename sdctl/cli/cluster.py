@@ -21,7 +21,7 @@ def cluster_session() -> tuple[Aws, str]:
     """Return the AWS session and the stack whose cluster is meant.
 
     `--stack-name`, `--region` and `--profile` come first, then the deployment of this folder (or the only
-    one), then the environment and the configuration file.
+    one), then the environment, the profile and the configuration file.
 
     Raises:
         NoClusterError: it is a deployment on the local target.
@@ -38,9 +38,8 @@ def cluster_session() -> tuple[Aws, str]:
             "the local target has no Kubernetes cluster: its runtimes are processes of this machine",
             hint="sdctl status",
         )
-    env = context.environment()
     recorded_region, recorded_profile = (found.region, found.profile) if found else ("", "")
-    region = options.region or recorded_region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""
+    region = options.region or recorded_region or context.region()
     if not region:
         raise ConfigError("no region is set", hint="pass -R REGION, or set AWS_DEFAULT_REGION")
     stack_name = options.stack_name or (found.stack_name if found else _configured_stack())

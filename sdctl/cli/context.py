@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,9 +92,31 @@ def environment() -> Mapping[str, str]:
 
 
 def region() -> str:
-    """Return the region that a flag or the environment names, empty where none does."""
+    """Return the region that a flag, the environment or the AWS profile names, empty where none does."""
     env = environment()
-    return current().region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or ""
+    named = current().region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
+    return named or _profile_region(env)
+
+
+def _profile_region(env: Mapping[str, str]) -> str:
+    """Read the profile's region from AWS's own files; what is wrong with them, boto3 says when it is used.
+
+    https://docs.aws.amazon.com/cli/latest/userguide/cli-configure-files.html
+    """
+    from configparser import ConfigParser, MissingSectionHeaderError, ParsingError
+
+    profile = current().profile or env.get("AWS_PROFILE") or env.get("AWS_DEFAULT_PROFILE") or "default"
+    for variable, name in (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")):
+        path = Path(env.get(variable) or Path("~/.aws") / name).expanduser()
+        if not path.is_file():
+            continue
+        found = ConfigParser(interpolation=None, strict=False)
+        with suppress(ParsingError, MissingSectionHeaderError, OSError, UnicodeDecodeError):
+            found.read(path, encoding="utf-8")
+        for section in (f"profile {profile}", profile):
+            if value := found.get(section, "region", fallback=""):
+                return value.strip()
+    return ""
 
 
 def deployments() -> Deployments:

@@ -78,7 +78,7 @@ def _examine_aws(config: Config, state: Path) -> list[Check]:
     options, env = context.current(), context.environment()
     tools = observe_tools(state, env)
     needs = runtime_needs(config, _chart_values())
-    region = options.region or env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION")
+    region = context.region()
     if not region:
         return judge_aws(config, needs, tools, None, today=_today())
     output.note(f"looking at {region}…")

@@ -56,6 +56,36 @@ def test_the_region_decides_the_partition_and_may_come_from_the_environment(
     assert "arn:aws:" not in text
 
 
+@pytest.mark.parametrize(
+    ("words", "profile", "region"),
+    [
+        ((), "", "eu-central-1"),
+        (("--profile", "studio"), "", "cn-north-1"),
+        ((), "studio", "cn-north-1"),
+        (("--profile", "kept"), "", "us-west-1"),
+        (("-R", "us-west-2"), "studio", "us-west-2"),
+    ],
+)
+def test_a_region_that_nothing_else_names_is_the_profiles(
+    words: tuple[str, ...], profile: str, region: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(
+        "[default]\nregion = eu-central-1\n[profile studio]\nregion=cn-north-1\n[profile kept]\n"
+    )
+    (tmp_path / "credentials").write_text("[kept]\nregion = us-west-1\naws_secret_access_key = a%b\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    if profile:
+        monkeypatch.setenv("AWS_PROFILE", profile)
+    assert f":cloudformation:{region}:" in run("iam", "policy", *words).stdout
+
+
+def test_what_is_no_file_of_profiles_names_no_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text("region = eu-central-1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    assert run("iam", "policy", "-o", "json").code == 3
+
+
 def test_without_a_region_nothing_is_guessed() -> None:
     ran = run("iam", "policy", "-o", "json")
     assert ran.code == 3
