@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sdctl.config import rules
+from sdctl.config import chart_values, rules
 from sdctl.config.model import DEFAULT_RUNTIME, Config
 from sdctl.contract import DEFAULT_CHECKPOINT, found, nearest
 from sdctl.errors import ConfigError
@@ -71,7 +71,10 @@ def load_config(path: Path | None, overrides: Overrides, env: Mapping[str, str])
     _lower_names(document, notes)
     source = str(path) if path else "the settings"
     config = _validated(document, source)
-    _raise_problems([f"{where}: {what}" for where, what in rules.problems(config)], source)
+    wrong = list(rules.problems(config))
+    named = {where for where, _ in wrong}
+    wrong += [one for one in chart_values.problems(config) if one[0] not in named]
+    _raise_problems([f"{where}: {what}" for where, what in wrong], source)
     notes += [f"{where}: {what}" for where, what in rules.warnings(config)]
     return Loaded(config, tuple(notes), path)
 

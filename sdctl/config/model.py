@@ -234,7 +234,12 @@ class RuntimeConfig(Section):
     @property
     def uses_snapshot(self) -> bool:
         """Whether nodes start from a snapshot: a mode of the cache was asked for, or a snapshot named."""
-        return self.image_cache == "snapshot" if self.image_cache else bool(self.snapshot_id)
+        return self.cache_mode == "snapshot" if self.cache_mode else bool(self.snapshot_id)
+
+    @property
+    def cache_mode(self) -> str:
+        """How images are to get onto a node, the chart's own value first; empty where the chart chooses."""
+        return str(self.extra_value("karpenter", "nodeTemplate", "imageCache") or self.image_cache or "")
 
 
 class Config(Section):

@@ -110,10 +110,12 @@ def _cache_problems(runtime: RuntimeConfig, path: str) -> Iterator[Finding]:
     snapshot, values = runtime.snapshot_id, f"{path}/extraValues/karpenter/nodeTemplate"
     if snapshot and not snapshot.startswith("snap-"):
         yield f"{values}/dataVolume/snapshotID", f'"{snapshot}" is not a snapshot id (snap-…)'
-    if runtime.image_cache == "snapshot" and not snapshot:
-        yield f"{path}/imageCache", f"snapshot needs {values.removeprefix(path + '/')}/dataVolume/snapshotID"
-    if snapshot and runtime.image_cache in ("soci", "none"):
-        yield f"{path}/imageCache", f'"{runtime.image_cache}" does not go with a snapshotID'
+    own = runtime.extra_value("karpenter", "nodeTemplate", "imageCache")
+    mode, where = runtime.cache_mode, f"{values}/imageCache" if own else f"{path}/imageCache"
+    if mode == "snapshot" and not snapshot:
+        yield where, f"snapshot needs {values.removeprefix(path + '/')}/dataVolume/snapshotID"
+    if snapshot and mode in ("soci", "none"):
+        yield where, f'"{mode}" does not go with a snapshotID: remove one of the two'
     if runtime.uses_snapshot and runtime.extra_value("karpenter", "nodeTemplate", "instanceStorePolicy"):
         yield f"{values}/instanceStorePolicy", "hides the image cache of the snapshot: remove one of the two"
 

@@ -133,6 +133,16 @@ def test_every_example_lints_without_a_warning(major: int, tmp_path: Path) -> No
         assert "WARNING" not in said.upper(), said
 
 
+@pytest.mark.parametrize("major", [3, pytest.param(4, marks=pytest.mark.full)])
+def test_the_chart_lints_without_any_values(major: int, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(helm_tools.helm(major)), "lint", str(chart.CHART)],
+        env={"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "[ERROR]" not in done.stdout
+
+
 def test_a_packaged_chart_is_the_chart_without_its_examples(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path)}
     helm = str(helm_tools.helm(4))

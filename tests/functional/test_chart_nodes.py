@@ -328,3 +328,16 @@ def test_models_can_be_those_that_are_there() -> None:
     assert "PersistentVolume" not in chart.kinds(claimed)
     with pytest.raises(chart.Refused, match="give existingClaim, existingVolume or storageClass"):
         chart.render_ci("sdwebui", {"runtime/persistence": {"s3": {"enabled": False}}})
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "karpenter/nodeTemplate/userData",
+        "karpenter/nodeTemplate/dataVolume/snapshotID",
+        "karpenter/provisioner/instanceType",
+    ],
+)
+def test_a_value_that_is_null_is_none(path: str) -> None:
+    empty: Any = [] if path.endswith("instanceType") else ""
+    assert chart.render_ci("sdwebui", {path: None}) == chart.render_ci("sdwebui", {path: empty})

@@ -73,6 +73,8 @@ def test_a_drain_that_a_spot_notice_would_cut_is_refused() -> None:
     with pytest.raises(chart.Refused, match="at most 90"):
         chart.render_ci("sdwebui", {"runtime/drainSeconds": 91})
     assert chart.render_ci("sdwebui", {"runtime/drainSeconds": 90})
+    with pytest.raises(chart.Refused, match=r"runtime\.drainSeconds: at most 90"):  # not what follows from it
+        chart.render_ci("sdwebui", {"runtime/drainSeconds": 540})
 
 
 def test_a_node_that_would_cut_its_pods_is_refused() -> None:

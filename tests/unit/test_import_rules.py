@@ -23,7 +23,7 @@ ALLOWED = {
     "polling": {"errors"},
     "deployments": {"errors"},
     "reads": {"errors"},
-    "config": FOUNDATION,
+    "config": {"assets"} | FOUNDATION,
     "versions": set(),
     "releases": set(),
     "render": {"config", "assets", "task_record", "versions", "releases"} | FOUNDATION,

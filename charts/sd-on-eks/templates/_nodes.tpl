@@ -11,6 +11,7 @@
 {{/* How images get onto a node: soci, snapshot or none, checked against all that would undo it. */}}
 {{- define "sd-on-eks.imageCache" -}}
 {{- $node := .Values.karpenter.nodeTemplate -}}
+{{- $userData := $node.userData | default "" -}}
 {{- $snapshot := $node.dataVolume.snapshotID | default "" -}}
 {{- $mode := $node.imageCache | default (ternary "snapshot" (ternary "soci" "none" (eq "true" (include "sd-on-eks.typesHaveLocalDisks" .))) (ne $snapshot "")) -}}
 {{- $at := "karpenter.nodeTemplate" -}}
@@ -23,13 +24,13 @@
 {{- if and (eq $mode "snapshot") $node.instanceStorePolicy -}}
 {{- fail (printf "%s.instanceStorePolicy: local disks would be mounted over the images of the snapshot and hide them: remove one of the two" $at) -}}
 {{- end -}}
-{{- if contains "ephemeral-storage" $node.userData -}}
+{{- if contains "ephemeral-storage" $userData -}}
 {{- fail (printf "%s.userData: Karpenter mounts local disks itself where instanceStorePolicy is RAID0, and over a snapshot they hide its images: remove ephemeral-storage" $at) -}}
 {{- end -}}
-{{- if regexMatch "(?m)^\\s*(snapshotter\\s*=|\\[settings\\.container-runtime-plugins\\.soci)" $node.userData -}}
+{{- if regexMatch "(?m)^\\s*(snapshotter\\s*=|\\[settings\\.container-runtime-plugins\\.soci)" $userData -}}
 {{- fail (printf "%s.userData: imageCache %s chooses the snapshotter; another one at boot wipes the images of a snapshot: remove it there" $at $mode) -}}
 {{- end -}}
-{{- if regexMatch "(?m)^\\s*(device-sharing-strategy\\s*=|\\[settings\\.kubelet-device-plugins\\.nvidia)" $node.userData -}}
+{{- if regexMatch "(?m)^\\s*(device-sharing-strategy\\s*=|\\[settings\\.kubelet-device-plugins\\.nvidia)" $userData -}}
 {{- fail (printf "%s.userData: gpuSharing writes the settings of the GPU's device plug-in: remove them there" $at) -}}
 {{- end -}}
 {{- $mode -}}
@@ -89,7 +90,7 @@ replicas = {{ .replicas }}
 rename-by-default = true
 {{ end -}}
 {{- end -}}
-{{- $node.userData -}}
+{{- $node.userData | default "" -}}
 {{- end -}}
 
 {{/* GPUs of all nodes together: twice what all pods need, for a rollout that brings new ones first. */}}

@@ -497,8 +497,11 @@ def test_a_file_that_contains_itself_is_refused(tmp_path: Path, text: str) -> No
 
 
 def test_dates_and_versions_in_extra_values_stay_text(tmp_path: Path) -> None:
-    text = "modelsRuntime: [{name: a, type: comfyui, extraValues: {released: 2026-11-22}}]"
-    assert load(tmp_path, text).config.runtimes[0].extra_values == {"released": "2026-11-22"}
+    labels = "{runtime: {labels: {released: 2026-11-22}}}"
+    text = f"modelsRuntime: [{{name: a, type: comfyui, extraValues: {labels}}}]"
+    assert load(tmp_path, text).config.runtimes[0].extra_values == {
+        "runtime": {"labels": {"released": "2026-11-22"}}
+    }
 
 
 def test_the_configuration_is_frozen() -> None:
