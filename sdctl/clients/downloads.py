@@ -269,6 +269,10 @@ def gave_up(url: str, error: BrokenError) -> SourceError:
 
 def said(error: Exception) -> str:
     """Word what a library says of a connection, without the name of its object."""
+    if len(error.args) == 2 and isinstance(error.args[1], Exception):
+        # urllib3 keeps its own words and the cause, and would show both as a tuple.
+        words, inner = str(error.args[0]), said(error.args[1])
+        return words if inner in words else f"{words}: {inner}"[:200]
     text = str(error) or type(error).__name__
     return _OBJECT.sub("", text)[:200]
 

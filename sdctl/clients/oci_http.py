@@ -180,7 +180,7 @@ class OciHttp:
             except (urllib3.exceptions.HTTPError, ssl.SSLError, OSError) as error:
                 if is_last:
                     reason = getattr(error, "reason", None) or error
-                    text = str(reason).rpartition(": ")[2] or type(error).__name__
+                    text = str(reason).rpartition(": ")[2].rstrip("\"')") or type(error).__name__
                     hint = "is the network reachable? check HTTPS_PROXY and NO_PROXY"
                     raise OciError(
                         f"could not {action}: no answer from {self.host}: {text}", hint=hint

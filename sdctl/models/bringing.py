@@ -15,7 +15,7 @@ from sdctl.clients.objects import Listed, Objects, encoded
 from sdctl.clients.remote_files import Remote
 from sdctl.errors import ConflictError, SdctlError, UsageError
 from sdctl.models import sending
-from sdctl.models.contents import Sending
+from sdctl.models.contents import Sending, read_sha256
 from sdctl.models.hashes import Hashes
 from sdctl.models.head import BadModelError, Content, read_head
 from sdctl.models.identify import FOLDERS, UNKNOWN, Identity, identify
@@ -294,6 +294,9 @@ class Bringer:
     def _store(self, task: _Task, entry: Entry) -> Brought:
         before = self._listed.get(entry.key)
         if before is not None:
+            may_be_same = before.size_bytes == entry.size_bytes and not task.wish.is_replaced
+            if may_be_same and not entry.sha256:
+                entry = replace(entry, sha256=read_sha256(task.content))
             kept = self._kept(entry, before)
             if kept is not None:
                 return Brought(task.origin, kept, "kept")

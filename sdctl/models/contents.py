@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from sdctl.models.head import BadModelError, Content
+
+_PIECE_BYTES: Final = 8 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +76,11 @@ def check_seen(seen: Mapping[int, bytes], start: int, data: bytes) -> None:
         first, last = max(at, start), min(at + len(expected), start + len(data))
         if first < last and data[first - start : last - start] != expected[first - at : last - at]:
             raise BadModelError("the source gives another content than it showed when it was examined")
+
+
+def read_sha256(content: Content) -> str:
+    """Read a content that nobody tells the hash of; return its SHA-256 in hex."""
+    digest = hashlib.sha256()
+    for start in range(0, content.size_bytes, _PIECE_BYTES):
+        digest.update(content.read(start, min(_PIECE_BYTES, content.size_bytes - start)))
+    return digest.hexdigest()

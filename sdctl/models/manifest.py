@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,10 @@ from sdctl.models import civitai, huggingface
 from sdctl.models.names import file_name, folder_name
 from sdctl.models.sources import checked_sha256
 
-_KEYS: Final = ("source", "to", "name", "sha256")
+# What a map may have, and what its values must pass.
+_CHECKS: Final[Mapping[str, Callable[[str], str]]] = {
+    "source": str, "to": folder_name, "name": file_name, "sha256": checked_sha256,
+}  # fmt: skip
 _MAX_BYTES: Final = 4 * 1024**2
 _VERSION: Final = 1
 
@@ -71,41 +74,45 @@ def read_manifest(path: Path) -> list[Line]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
-    if (
-        not isinstance(document, dict)
-        or set(document) != {"models"}
-        or not isinstance(document["models"], list)
-    ):
+    if not isinstance(document, dict) or not isinstance(document.get("models"), list):
+        is_named = isinstance(document, dict) and "models" in document
+        found = f"models: {_shown(document['models'])}" if is_named else _shown(document)
         raise ConfigError(
-            f"{path}: it must have the one key models, a list", hint="see sdctl models sync --help"
+            f"{path}: {found} is not one key, models, with a list", hint="see sdctl models sync --help"
         )
-    lines, problems = [], []
-    for number, entry in enumerate(document["models"]):
-        try:
-            lines.append(_line(entry))
-        except (UsageError, ConfigError) as error:
-            problems.append(f"models/{number}: {error.message}")
+    problems = [f"{key!r} is not one of models" for key in document if key != "models"]
+    lines = [_line(entry, f"models/{number}", problems) for number, entry in enumerate(document["models"])]
     if problems:
         raise ConfigError(f"{path} is not right:\n  " + "\n  ".join(problems))
     return lines
 
 
-def _line(entry: Any) -> Line:
+def _line(entry: Any, where: str, problems: list[str]) -> Line:
+    """Read one model of the list; what is wrong with it is added to `problems`, each with its place."""
     if isinstance(entry, str):
         entry = {"source": entry}
-    if not isinstance(entry, dict) or not isinstance(entry.get("source"), str) or not entry["source"]:
-        raise ConfigError("it must be a source, or have one")
-    unknown = [str(key) for key in entry if key not in _KEYS]
-    if unknown:
-        raise ConfigError(f"{unknown[0]!r} is not one of {', '.join(_KEYS)}")
-    if not all(isinstance(value, str) for value in entry.values()):
-        raise ConfigError("every value must be a text")
-    return Line(
-        entry["source"],
-        folder_name(entry["to"]) if entry.get("to") else "",
-        file_name(entry["name"]) if entry.get("name") else "",
-        checked_sha256(entry["sha256"]) if entry.get("sha256") else "",
-    )
+    if not isinstance(entry, dict):
+        problems.append(f"{where}: {_shown(entry)} is neither a source nor a map with one")
+        return Line("")
+    problems += [
+        f"{where}: {key!r} is not one of {', '.join(_CHECKS)}" for key in entry if key not in _CHECKS
+    ]
+    if not entry.get("source"):
+        problems.append(f"{where}/source: it is missing")
+    found = {}
+    for key, check in _CHECKS.items():
+        value = entry.get(key) or ""
+        try:
+            found[key] = check(value) if value and isinstance(value, str) else ""
+        except UsageError as error:
+            problems.append(f"{where}/{key}: {error.message}")
+        if not isinstance(value, str):
+            problems.append(f"{where}/{key}: {_shown(value)} is not a text; put it in quotes")
+    return Line(**found)
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:80]
 
 
 def lock_path(manifest: Path) -> Path:

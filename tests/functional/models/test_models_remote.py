@@ -56,6 +56,20 @@ def test_a_server_without_ranges_is_read_as_one_stream(desk: Desk, sources: Sour
     assert len(sources.asked) == 1
 
 
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_an_address_that_tells_no_hash_is_kept_where_it_still_has_the_same_file(
+    desk: Desk, sources: Sources, large: bytes, has_ranges: bool
+) -> None:
+    url = sources.add("/model.safetensors", large, has_ranges=has_ranges)
+    desk.upload(url)
+    (row,) = desk.upload(url)["models"]
+    assert (row["action"], row["sha256"]) == ("kept", hashlib.sha256(large).hexdigest())
+    sources.add("/model.safetensors", kind("sd1", fill_bytes=LARGE), has_ranges=has_ranges)
+    ran = desk.run("upload", url, "-o", "json")
+    assert (ran.code, "another file" in ran.error["message"]) == (8, True)
+    assert desk.body(row["key"]) == large
+
+
 def test_a_stream_that_breaks_is_taken_up_where_it_broke(desk: Desk, sources: Sources, large: bytes) -> None:
     drops = [("drop", PART + 9), ("drop", 2 * PART + 1)]
     url = sources.add("/model.safetensors", large, has_ranges=False, mishaps=drops)

@@ -73,17 +73,25 @@ def test_a_lock_pins_the_source_of_its_line_and_no_other(
 def test_a_list_that_repeats_itself_without_end_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     path.write_text("models: &all\n  - *all\n")
-    with pytest.raises(ConfigError, match="must be a source"):
+    with pytest.raises(ConfigError, match="neither a source nor a map"):
         read_manifest(path)
 
 
 def test_every_problem_of_a_list_is_told(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text("models:\n  - 7\n  - hf:a/b\n  - {source: hf:a/b, sha256: x}\n")
+    path.write_text(
+        "models:\n  - 7\n  - hf:a/b\n  - {source: hf:a/b, sha256: x, too: y}\n  - {name: 3}\nmore: 1\n"
+    )
     with pytest.raises(ConfigError) as raised:
         read_manifest(path)
-    assert "models/0" in raised.value.message
-    assert "models/2" in raised.value.message
+    assert raised.value.message.splitlines()[1:] == [
+        "  'more' is not one of models",
+        "  models/0: 7 is neither a source nor a map with one",
+        "  models/2: 'too' is not one of source, to, name, sha256",
+        "  models/2/sha256: 'x' is no SHA-256: 64 hexadecimal digits",
+        "  models/3/source: it is missing",
+        "  models/3/name: 3 is not a text; put it in quotes",
+    ]
 
 
 def test_a_token_comes_from_the_environment_then_the_file_then_the_keyring(
