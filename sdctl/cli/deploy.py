@@ -14,7 +14,7 @@ from sdctl.cli import access, context, output
 from sdctl.cli.flags import Bucket, RuntimeName, RuntimeType, Snapshot
 from sdctl.cli.progress import Progress, progress
 from sdctl.deployments import Deployment, home
-from sdctl.errors import RemoteError, SdctlError, UsageError
+from sdctl.errors import AwsError, RemoteError, SdctlError, UsageError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
@@ -76,7 +76,7 @@ def deploy(
     if dry_run:
         _write_config(loaded)
     if plan or dry_run:
-        _show_planned(loaded)
+        _show_planned(loaded, is_dry_run=dry_run and not plan)
         return
     brings_model = False
     if options.target == _LOCAL:
@@ -253,19 +253,37 @@ def _tell_unfinished(shown: Progress) -> None:
     output.note("Next: the same command takes it up again; sdctl destroy takes it away")
 
 
-def _show_planned(loaded: Loaded) -> None:
+def _show_planned(loaded: Loaded, *, is_dry_run: bool) -> None:
+    """Show the plan; a dry run has one without an account, too."""
     options, config = context.current(), loaded.config
     if options.target == _LOCAL:
         from sdctl.local.apply import plan_local
 
         show_plan(plan_local(access.local_target(config.stack_name), config, region=options.region))
         return
+    if is_dry_run and not context.region():
+        _show_guessed(config, "no region is set")
+        return
+    from sdctl.clients.aws import is_expired, is_transient
     from sdctl.deploy.planner import observe, plan_deploy
 
     aws = _session(loaded)
-    observed = observe(aws, config, target=_AWS, environment=context.environment())
+    try:
+        observed = observe(aws, config, target=_AWS, environment=context.environment())
+    except AwsError as error:
+        if not is_dry_run or not (is_expired(error) or is_transient(error)):
+            raise
+        _show_guessed(config, error.message)
+        return
     found = _previewed(aws, plan_deploy(config, observed, target=_AWS), observed.outputs)
     show_plan(found.plan, found.changes)
+
+
+def _show_guessed(config: Config, reason: str) -> None:
+    from sdctl.offline.files import Where, offline_plan
+
+    output.warn(f"{reason}; this is the plan for an account that has nothing of {config.stack_name} yet")
+    show_plan(offline_plan(config, Where(context.region()), target=_AWS))
 
 
 def show_plan(plan: Plan, changes: Mapping[str, Sequence[ResourceChange]] | None = None) -> None:
