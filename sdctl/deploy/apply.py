@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import Final
 
 from sdctl.clients.aws import Aws
 from sdctl.clients.buckets import Buckets
+from sdctl.clients.helm import Helm
 from sdctl.clients.helm_binary import find_helm
 from sdctl.clients.s3 import S3
 from sdctl.config.model import Config
@@ -21,7 +22,8 @@ from sdctl.deploy.observed import Observed, changed_since
 from sdctl.deploy.release_steps import Releases
 from sdctl.deploy.steps import BucketStep, Event, Plan, ReleaseStep
 from sdctl.errors import ConflictError, NotFoundError, SdctlError, ToolError
-from sdctl.render.stacks import outputs_in
+from sdctl.render.stacks import outputs_in, with_placeholders
+from sdctl.versions import KUBERNETES_DEFAULT
 
 _IMAGE: Final = "image "
 
@@ -66,6 +68,24 @@ def check_images(plan: Plan) -> None:
         )
 
 
+def check_releases(plan: Plan, helm: Path, environment: Mapping[str, str]) -> None:
+    """Have helm render the charts that are on this machine, before the cluster is made that they go to.
+
+    What a chart refuses of its values would else show after a quarter of an hour.
+
+    Raises:
+        ToolError: with what helm says.
+    """
+    steps = (step for step in plan.changes if isinstance(step, ReleaseStep) and step.action != "delete")
+    releases = [step.release for step in steps if step.release.chart.is_local]
+    if not releases:
+        return
+    with Helm(helm, environment=environment) as here:
+        for release in releases:
+            shown = replace(release, values=with_placeholders(release.values))
+            here.template(shown, kubernetes_version=KUBERNETES_DEFAULT)
+
+
 def apply_plan(
     aws: Aws,
     config: Config,
@@ -95,6 +115,8 @@ def apply_plan(
     """
     helm = require_helm(plan, machine)
     check_images(plan)
+    if helm is not None:
+        check_releases(plan, helm, machine.environment)
     s3 = S3(aws)
     for step in plan.changes:
         if isinstance(step, BucketStep) and step.name == observed.asset_bucket:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sdctl.assets import asset_dir
 from sdctl.config.model import Config
@@ -27,7 +27,7 @@ from sdctl.render.engine import Rendered
 from sdctl.render.key_policy import key_policy
 from sdctl.render.network import ZONES as MAX_ZONES
 from sdctl.render.runtime import runtime_stack_name
-from sdctl.render.stacks import Output, Stack, outputs_in, resolve
+from sdctl.render.stacks import Output, Stack, outputs_in, with_placeholders
 
 REGION: Final = "${region}"
 ACCOUNT: Final = "${account}"
@@ -141,14 +141,6 @@ def placeholders(contents: Iterable[bytes], plan: Plan) -> dict[str, str]:
     known = MEANINGS | outputs
     text = b"\n".join(contents)
     return {name: known[name] for name in sorted(known) if name.encode() in text}
-
-
-def with_placeholders(value: Any) -> Any:
-    """Replace the outputs of stacks that are not there by their placeholders, at any depth."""
-    named: dict[str, dict[str, str]] = {}
-    for output in outputs_in(value):
-        named.setdefault(output.stack, {})[output.name] = output.placeholder
-    return resolve(value, named)
 
 
 def _meaning(output: Output) -> str:

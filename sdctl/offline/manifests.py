@@ -11,8 +11,9 @@ from typing import Final
 from sdctl.clients.helm import Helm
 from sdctl.clients.helm_binary import find_helm
 from sdctl.errors import ToolError
-from sdctl.offline.files import release_path, with_placeholders
+from sdctl.offline.files import release_path
 from sdctl.releases import Release
+from sdctl.render.stacks import with_placeholders
 
 _WORKERS: Final = 4
 

@@ -97,6 +97,14 @@ def outputs_in(value: Any) -> Iterator[Output]:
             yield from outputs_in(entry)
 
 
+def with_placeholders(value: Any) -> Any:
+    """Replace the outputs of stacks that are not there by their placeholders, at any depth."""
+    named: dict[str, dict[str, str]] = {}
+    for output in outputs_in(value):
+        named.setdefault(output.stack, {})[output.name] = output.placeholder
+    return resolve(value, named)
+
+
 def stack_tags(config: Config) -> dict[str, str]:
     """Return the tags of every stack of a deployment, which CloudFormation puts on what they hold."""
     return {**config.tags, STACK_TAG: config.stack_name}
