@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Images that nodes find on their volumes.", no_args_is_help=True, rich_markup_mode=None
 )
+
+
+_ID: Final = re.compile(r"snap-[0-9a-f]{8,17}")
 
 
 class _Architecture(StrEnum):
@@ -85,9 +89,12 @@ def build(
     A small instance pulls them and is removed with all that belongs to it, also after an error or Ctrl-C.
     """
     from sdctl.cli import snapshot_run, snapshot_shown
+    from sdctl.snapshots.checks import check_regions, check_zones
     from sdctl.snapshots.nodes import architecture, of_architecture
 
     config, aws, _ = _place()
+    check_regions(aws, _copies(copy_to or []))
+    check_zones(aws, fast_restore or ())
     if arch is not None and not images:
         config = of_architecture(config, arch.value)
     wishes = _wishes(
@@ -115,6 +122,7 @@ def list_snapshots(
     check: Annotated[
         bool, typer.Option("--check", help="Ask the registries whether the images are still today's.")
     ] = False,
+    ids_only: Annotated[bool, typer.Option("-q", help="Print the snapshots' ids alone.")] = False,
 ) -> None:
     """List the snapshots with images: what is on them, their age, size, cost and use."""
     from sdctl.cli import snapshot_shown
@@ -132,7 +140,10 @@ def list_snapshots(
         if check:
             entry["moved"] = _moved(aws, one)
         rows.append(entry)
-    output.result({"snapshots": rows}, lambda: snapshot_shown.listing(rows, aws.region))
+    output.result(
+        {"snapshots": rows},
+        "\n".join(one.id for one in found) if ids_only else lambda: snapshot_shown.listing(rows, aws.region),
+    )
 
 
 def _fast_restores(aws: Aws, ids: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
@@ -184,6 +195,9 @@ def delete(
     if not ids and (only_fast_restore or not leftovers):
         raise UsageError("name a snapshot, or --leftovers", hint="sdctl snapshot list")
     config, aws, deployment = _place()
+    wrong = [name for name in ids or () if not _ID.fullmatch(name)]
+    if wrong:
+        raise UsageError(f"{wrong[0]!r} is no snapshot's id, as snap-0123456789abcdef0")
     found = [owned(aws, name) for name in ids or ()]
     if only_fast_restore:
         _end_fast_restore(aws, [one.id for one in found])

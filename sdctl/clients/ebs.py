@@ -70,8 +70,14 @@ class Ebs:
         Raises:
             NotFoundError: there is none of that id here.
         """
-        with aws_errors(f"look at the snapshot {snapshot_id}"):
-            return _snapshot(self._client.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"][0])
+        try:
+            with aws_errors(f"look at the snapshot {snapshot_id}"):
+                found = self._client.describe_snapshots(SnapshotIds=[snapshot_id])["Snapshots"]
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"there is no snapshot {snapshot_id} in {self._aws.region}", hint="sdctl snapshot list"
+            ) from error
+        return _snapshot(found[0])
 
     def delete(self, snapshot_id: str) -> None:
         """Delete a snapshot, and its fast restore with it; one that is gone is deleted already.

@@ -139,7 +139,7 @@ def build_snapshot(config: Config, images: tuple[Image, ...], wishes: Wishes, ar
     if kms_key:
         check_key(aws, kms_key, config.kms_key_arn or "", around.report)
     launch = Launch(
-        image_id=_builder_image(aws, version, wishes.architecture),
+        image_id=_builder_image(around, version, wishes.architecture),
         instance_type=wishes.instance_type or _INSTANCE_TYPES[wishes.architecture],
         volume_size_gib=size,
         user_data=commands.USER_DATA,
@@ -213,18 +213,23 @@ def _tags(config: Config, images: tuple[Image, ...], wishes: Wishes, version: st
     return dict(config.tags) | own | listed
 
 
-def _builder_image(aws: Aws, version: str, architecture: Architecture) -> str:
+def _builder_image(around: Around, version: str, architecture: Architecture) -> str:
     """Find the system that the nodes have, without NVIDIA's driver: the builder needs no GPU.
 
+    Where that release is not there any more the newest will do: what it writes, the nodes can read.
     https://bottlerocket.dev/en/os/latest/#/install/quickstart/aws/
     """
-    name = f"/aws/service/bottlerocket/aws-k8s-{version}/{architecture}/{BOTTLEROCKET_VERSION}/image_id"
+    aws = around.aws
+    folder = f"/aws/service/bottlerocket/aws-k8s-{version}/{architecture}"
     try:
-        return Ssm(aws).parameter(name)
+        return Ssm(aws).parameter(f"{folder}/{BOTTLEROCKET_VERSION}/image_id")
+    except NotFoundError:
+        around.report(f"there is no Bottlerocket {BOTTLEROCKET_VERSION} here: looking for the newest")
+    try:
+        return Ssm(aws).parameter(f"{folder}/latest/image_id")
     except NotFoundError as error:
         raise NotFoundError(
-            f"there is no Bottlerocket {BOTTLEROCKET_VERSION} for Kubernetes {version} on {architecture} "
-            f"in {aws.region}",
+            f"there is no Bottlerocket for Kubernetes {version} on {architecture} in {aws.region}",
             hint="name another one with --kubernetes-version",
         ) from error
 

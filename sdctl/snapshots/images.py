@@ -75,13 +75,25 @@ def _chart_version() -> str:
     return str(yaml.safe_load(path.read_text(encoding="utf-8"))["appVersion"])
 
 
+def full_name(text: str) -> str:
+    """Name an image in full as nodes do: it is Docker Hub's without a registry, and the latest without a tag.
+
+    https://kubernetes.io/docs/concepts/containers/images/#image-names
+    """
+    first, slash, _ = text.partition("/")
+    has_host = slash and ("." in first or ":" in first or first == "localhost")
+    named = text if has_host else f"docker.io/{text}"
+    is_exact = "@" in named or ":" in named.rpartition("/")[2]
+    return named if is_exact else f"{named}:latest"
+
+
 def examine(
     references: Iterable[str], architecture: Architecture, connect: Callable[[str], OciHttp]
 ) -> tuple[Image, ...]:
     """Ask the registries what images are today: their digests, and their layers for one platform.
 
     Args:
-        references: each with its registry and a tag or digest.
+        references: as pods name them; what they leave out is filled in as nodes do.
         architecture: of the nodes.
         connect: opens the connection to a registry, signed in where that needs it.
 
@@ -90,7 +102,7 @@ def examine(
         NotFoundError: there is no such image, or not for that platform.
         OciError: a registry does not answer, or not what it should.
     """
-    parsed = [Reference.parse(text) for text in dict.fromkeys(references)]
+    parsed = [Reference.parse(text) for text in dict.fromkeys(map(full_name, references))]
     doors = {host: connect(host) for host in {one.host for one in parsed}}
     try:
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:

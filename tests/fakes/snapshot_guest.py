@@ -34,6 +34,8 @@ _PARAMETERS = {
     f"/aws/service/bottlerocket/aws-k8s-1.36/{arch}/{BOTTLEROCKET_VERSION}/image_id": _IMAGE_ID
     for arch in ("x86_64", "arm64")
 }
+# Of another release alone.
+_PARAMETERS["/aws/service/bottlerocket/aws-k8s-1.35/x86_64/latest/image_id"] = _IMAGE_ID
 
 # botocore's descriptions of services, read once for all sessions: EC2's alone takes a quarter of a second.
 _MODELS: dict[Any, Any] = {}

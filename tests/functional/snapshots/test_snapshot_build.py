@@ -597,6 +597,13 @@ def test_the_builder_is_launched_as_asked(guests: Guests) -> None:
     assert "[settings.host-containers.admin]" in base64.b64decode(asked["UserData"]).decode()
 
 
+def test_where_the_pinned_bottlerocket_is_gone_the_newest_builds(guests: Guests) -> None:
+    said: list[str] = []
+    built = build(Wishes(kubernetes_version="1.35"), said=said)
+    assert built.kubernetes_version == "1.35"
+    assert any("looking for the newest" in text for text in said)
+
+
 def test_what_cannot_be_built_is_refused_before_anything_is_made(guests: Guests) -> None:
     with pytest.raises(UsageError, match="no image"):
         build(images=())

@@ -99,6 +99,7 @@ def test_what_the_configuration_uses_is_built_listed_and_deleted(
     assert row["monthly_cost_at_most"] == pytest.approx(row["size_gib"] * 0.05)
     assert row["images"][0] == {"name": f"{registry.host}/server:1", "digest": server}
     assert snapshot_id in run("snapshot", "list").stdout
+    assert run("snapshot", "list", "-q").stdout == f"{snapshot_id}\n"
 
     configuration(registry, snapshot_id)
     [row] = run("snapshot", "list", "-o", "json").document["snapshots"]
@@ -182,7 +183,7 @@ def test_a_zone_or_region_that_is_none_is_refused_before_anything_is_made(
         ("--fast-restore", "eu-central-1a"), ("--fast-restore", "us-west-2"),
         ("--fast-restore", "us-west-2-lax-1a"),
     ):  # fmt: skip
-        ran = run("snapshot", "build", f"{registry.host}/server:1", *words, "-y", "-o", "json")
+        ran = run("snapshot", "build", f"{registry.host}/server:1", *words, "-o", "json")
         assert (ran.code, ran.error["code"]) == (2, "usage"), words
         assert words[1] in ran.error["message"]
     assert guests.sent == []
@@ -322,6 +323,11 @@ def test_a_snapshot_of_somebody_elses_is_not_deleted(guests: Guests, registry: O
     assert (ran.code, ran.error["code"]) == (4, "not_found")
     assert Ebs(session()).get(other).state == "completed"
     assert run("snapshot", "delete", "-y").code == 2
+    assert run("snapshot", "delete", "nothing", "-y").code == 2
+    missing = run("snapshot", "delete", "snap-0123456789abcdef0", "-y", "-o", "json")
+    assert (missing.code, missing.error["message"], missing.error["hint"]) == (
+        4, "there is no snapshot snap-0123456789abcdef0 in us-west-2", "sdctl snapshot list"
+    )  # fmt: skip
     assert run("snapshot", "delete", "--leftovers", "--only-fast-restore", "-y").code == 2
     assert run("snapshot", "delete", "--leftovers").stdout == "0 leftovers removed\n"
 

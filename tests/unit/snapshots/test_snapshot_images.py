@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from sdctl.config.model import Config
-from sdctl.snapshots.images import configured_images
+from sdctl.snapshots.images import configured_images, full_name
 from sdctl.snapshots.listing import uncached
 from sdctl.snapshots.owner import Owner
 from sdctl_snapshot import commands
@@ -142,3 +142,16 @@ def test_who_builds_is_written_in_characters_that_a_tag_takes() -> None:
     text = str(Owner.this_process(lambda: 12.5))
     assert len(text) <= 256
     assert text.endswith(" at 12")
+
+
+@pytest.mark.parametrize(
+    ("written", "full"),
+    [
+        ("nginx", "docker.io/nginx:latest"), ("nginx:1.29", "docker.io/nginx:1.29"),
+        ("who/what:1", "docker.io/who/what:1"), ("public.ecr.aws/a/b", "public.ecr.aws/a/b:latest"),
+        ("localhost/a:1", "localhost/a:1"), ("127.0.0.1:5000/a", "127.0.0.1:5000/a:latest"),
+        (f"r.io/a@sha256:{'0' * 64}", f"r.io/a@sha256:{'0' * 64}"),
+    ],
+)  # fmt: skip
+def test_what_a_name_leaves_out_is_filled_in_as_nodes_do(written: str, full: str) -> None:
+    assert full_name(written) == full
