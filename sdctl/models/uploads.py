@@ -23,9 +23,9 @@ from sdctl.models.resume import Journal, Unfinished
 from sdctl.models.threads import Workers
 
 # Parts of a stream in memory, being read or sent, and the threads that read and send them.
-_WINDOW: Final = 8
+_WINDOW: Final = 5
 _SENDERS: Final = 5
-READERS: Final = 4
+READERS: Final = 3
 _SAVE_SECONDS: Final = 1.0
 
 
