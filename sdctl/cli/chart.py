@@ -60,8 +60,9 @@ def push(
     from sdctl.images.charts import read_archive
     from sdctl.images.mirror import Hosts
 
-    if not to.startswith(_OCI):
-        raise UsageError(f"{to} does not begin with {_OCI}")
+    place = to.removeprefix(_OCI).rstrip("/")
+    if not to.startswith(_OCI) or not place:
+        raise UsageError(f"{to} is not {_OCI}REGISTRY/PATH")
     if archive and chart:
         raise UsageError("--archive and --chart exclude each other")
     if archive is None:
@@ -69,7 +70,7 @@ def push(
             packed = read_archive(_packed(chart, Path(folder)))
     else:
         packed = read_archive(archive)
-    target = Reference.parse(f"{to.rstrip('/')}/{packed.about['name']}:{packed.tag}")
+    target = Reference.parse(f"{_OCI}{place}/{packed.about['name']}:{packed.tag}")
     if is_ecr(target.host):
         Ecr(access.session(), target.host).ensure(target.repository)
     with Hosts(

@@ -142,7 +142,10 @@ def mirror(
     wanted = needed(loaded.config)
     host, prefix = split_registry(registry)
     if plan:
-        rows = [{"source": one.full_source, "target": f"{host}/{prefix}{one.path}"} for one in wanted]
+        rows = [
+            {"source": one.full_source, "target": f"{host}/{prefix}{one.path}{one.target_tag}"}
+            for one in wanted
+        ]
         output.result(
             {"registry": registry, "images": rows}, lambda: output.table(rows, ["source", "target"])
         )
@@ -233,8 +236,11 @@ def _check_registry(registry: str) -> None:
     from sdctl.config.model import REGISTRY_PATTERN
     from sdctl.errors import UsageError
 
-    if not re.fullmatch(REGISTRY_PATTERN, registry) or "." not in registry.partition("/")[0]:
-        raise UsageError(f"{registry} is not HOST or HOST/PATH of a registry")
+    host = registry.partition("/")[0]
+    if not re.fullmatch(REGISTRY_PATTERN, registry) or not (host == "localhost" or set(host) & set(".:")):
+        raise UsageError(
+            f"{registry} is not HOST or HOST/PATH of a registry, as localhost:5000/sdctl"
+        )
 
 
 def _login(host: str) -> RegistryLogin | None:

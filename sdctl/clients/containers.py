@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from sdctl.clients.process import Finished, Programs, child_environment
-from sdctl.errors import ToolError
+from sdctl.errors import ToolError, UsageError
 
 # In this order: those of whose daemons and machines users know how they are first.
 PROGRAMS: Final = ("docker", "podman", "finch", "buildah")
 PLATFORMS: Final = ("linux/amd64", "linux/arm64")
 BUILD_SECONDS: Final = 1800.0
 SAVE_SECONDS: Final = 600.0
+ANSWER_SECONDS: Final = 10.0
+_NOT_NEEDED: Final = {"skopeo": ": it builds nothing, and what it copies sdctl copies by itself"}
 # How each finds its daemon, its machine, and its storage.
 _PASSED_PREFIXES: Final = ("DOCKER_", "BUILDAH_", "BUILDKIT_", "CONTAINER_", "CONTAINERS_", "FINCH_", "XDG_")
 
@@ -87,7 +89,12 @@ class Builder:
             ToolError: it failed; with the end of what it said.
         """
         done = self._run(build_arguments(self.name, build), BUILD_SECONDS)
-        self._expect_well(done, f"build {build.name} for {build.platform}")
+        self._expect_well(done, f"build {build.name} for {build.platform}", hint=_others(self.name))
+
+    def answers(self) -> bool:
+        """Tell whether its daemon or machine answers, as far as it has one."""
+        done = self._run(["version"], ANSWER_SECONDS)
+        return done.exit_code == 0 and not done.is_timed_out
 
     def save(self, name: str, platform: str, path: Path) -> None:
         """Write an image of a platform as an archive of an OCI layout.
@@ -114,17 +121,30 @@ class Builder:
             )  # fmt: skip
 
 
+def _others(program: str) -> str:
+    return f"another builder: --builder {', '.join(one for one in PROGRAMS if one != program)}"
+
+
 def find_builder(environment: Mapping[str, str], wanted: str | None = None) -> Builder:
-    """Find a builder on the PATH: the one wanted, else the first that is there.
+    """Find a builder on the PATH: the one wanted, else the first whose daemon answers.
+
+    Where none does, it is the first that is there, which then says why.
 
     Raises:
+        UsageError: the one wanted is none that we know.
         ToolError: there is none.
     """
-    for name in (wanted,) if wanted else PROGRAMS:
-        found = shutil.which(name, path=environment.get("PATH", ""))
-        if found:
-            return Builder(Path(found), environment)
-    raise ToolError(
-        f"{wanted} is not on the PATH" if wanted else f"none of {', '.join(PROGRAMS)} is on the PATH",
-        hint="install one of docker, podman, finch and buildah",
-    )
+    if wanted and wanted not in PROGRAMS:
+        raise UsageError(f"{wanted} is not one of {', '.join(PROGRAMS)}{_NOT_NEEDED.get(wanted, '')}")
+    places = [
+        shutil.which(one, path=environment.get("PATH", "")) for one in ((wanted,) if wanted else PROGRAMS)
+    ]
+    there = [Builder(Path(place), environment) for place in places if place]
+    if not there:
+        raise ToolError(
+            f"{wanted} is not on the PATH" if wanted else f"none of {', '.join(PROGRAMS)} is on the PATH",
+            hint="install one of docker, podman, finch and buildah",
+        )
+    if len(there) == 1:
+        return there[0]
+    return next((one for one in there if one.answers()), there[0])

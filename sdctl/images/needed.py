@@ -39,6 +39,11 @@ class Needed:
         return f"{self.source}#{self.chart}:{self.tag}" if self.chart else self.source
 
     @property
+    def target_tag(self) -> str:
+        """What stands behind its path in the mirror."""
+        return f":{self.tag}" if self.tag else f"@{self.digest}"
+
+    @property
     def is_versioned(self) -> bool:
         """Tell whether its tag always means the same."""
         return self.tag != UNVERSIONED_TAG

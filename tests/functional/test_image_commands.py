@@ -145,6 +145,32 @@ def test_without_a_builder_it_says_which_ones_would_do(here: Path, monkeypatch: 
     assert run("image", "build", "--platform", "linux/mips").code == 2
 
 
+def test_a_builder_without_its_daemon_is_passed_over_where_another_one_is(builder: Path, here: Path) -> None:
+    works = (builder / "docker").read_text()
+    (builder / "buildah").write_text(
+        works.replace(
+            "import hashlib", 'import sys\nif sys.argv[1:] == ["version"]: sys.exit()\nimport hashlib'
+        )
+    )
+    (builder / "buildah").chmod(0o755)
+    built = run("image", "build", "-o", "json")
+    assert built.document["builder"] == "buildah", (
+        "the docker here knows no `version`, as one without a daemon"
+    )
+    assert run("image", "build", "--builder", "docker", "-o", "json").document["builder"] == "docker"
+    (builder / "buildah").write_text("#!/bin/false\n")
+    assert run("image", "build", "-o", "json").document["builder"] == "docker", "the first says what is wrong"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"), [("skopeo", "it builds nothing"), ("ls", "is not one of docker")]
+)
+def test_a_program_that_builds_no_images_is_refused(wanted: str, said: str, here: Path) -> None:
+    failed = run("image", "build", "--builder", wanted, "-o", "json")
+    assert (failed.code, failed.error["code"]) == (2, "usage")
+    assert said in failed.error["message"]
+
+
 def test_push_sends_both_platforms_under_one_tag_and_tells_no_program_a_password(
     builder: Path, here: Path, registry: OciRegistry
 ) -> None:
@@ -336,7 +362,11 @@ def test_mirror_plans_without_asking_anybody(sources: OciRegistry, registry: Oci
     assert len(planned.document["images"]) == 3
     assert (sources.requests, registry.requests) == ([], [])
     assert "imageRegistry" not in (here / "sdctl.yaml").read_text()
+    assert all(one["target"].startswith(f"{registry.host}/") for one in planned.document["images"])
+    assert all(":" in one["target"].rpartition("/")[2] for one in planned.document["images"])
     assert run("image", "mirror", "--to", "no host", "--plan").code == 2
+    assert run("image", "mirror", "--to", "nohost/path", "--plan").code == 2
+    assert run("image", "mirror", "--to", "localhost:5000/path", "--plan").code == 0
 
 
 def test_the_registry_is_set_in_place_and_the_rest_stays() -> None:
