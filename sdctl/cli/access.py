@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sdctl import contract
-from sdctl.cli import context
+from sdctl.cli import context, output
 from sdctl.deployments import Deployment
 from sdctl.errors import ConfigError, NotFoundError
 
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
+    from sdctl.config.model import Config
     from sdctl.local.target import LocalTarget
     from sdctl.tasks.api import ApiAccess, TaskApi
 
@@ -123,6 +124,16 @@ def session() -> Aws:
     from sdctl.clients.aws import Aws, AwsAccess
 
     return Aws(AwsAccess(region(), profile=context.current().profile))
+
+
+def placed(config: Config, region: str, account: str) -> Config:
+    """Fill in what follows from region and account, and say so."""
+    from sdctl.config.rules import placed as fill_in
+
+    found = fill_in(config, region, account)
+    if found is not config:
+        output.warn(f"imageRegistry: not set, taken as {found.image_registry}; sdctl image mirror fills it")
+    return found
 
 
 def local_target(stack_name: str, folder: Path | None = None) -> LocalTarget:

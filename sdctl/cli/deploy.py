@@ -67,7 +67,9 @@ def deploy(
     from sdctl.config.load import Overrides, load_config
 
     options = context.current()
-    overrides = Overrides(options.stack_name, bucket, snapshot, runtime_name, runtime_type)
+    overrides = Overrides(
+        options.stack_name, bucket, snapshot, runtime_name, runtime_type, region=context.region()
+    )
     loaded = load_config(options.config, overrides, context.environment())
     for warning in loaded.warnings:
         output.warn(warning)
@@ -135,6 +137,7 @@ def _apply_on_aws(loaded: Loaded, *, skip_doctor: bool) -> tuple[Deployment, boo
     aws = _session(loaded)
     if not skip_doctor:
         _examine(config)
+    config = access.placed(config, aws.region, aws.account_id())
     output.note(f"reading what there is in {aws.region}…")
     observed = observe(aws, config, target=_AWS, environment=env)
     if any(runtime.snapshot_id for runtime in config.runtimes):
@@ -269,6 +272,7 @@ def _show_planned(loaded: Loaded, *, is_dry_run: bool) -> None:
 
     aws = _session(loaded)
     try:
+        config = access.placed(config, aws.region, aws.account_id())
         observed = observe(aws, config, target=_AWS, environment=context.environment())
     except AwsError as error:
         if not is_dry_run or not (is_expired(error) or is_transient(error)):
@@ -280,10 +284,12 @@ def _show_planned(loaded: Loaded, *, is_dry_run: bool) -> None:
 
 
 def _show_guessed(config: Config, reason: str) -> None:
-    from sdctl.offline.files import Where, offline_plan
+    from sdctl.config.rules import placed
+    from sdctl.offline.files import ACCOUNT, Where, offline_plan
 
     output.warn(f"{reason}; this is the plan for an account that has nothing of {config.stack_name} yet")
-    show_plan(offline_plan(config, Where(context.region()), target=_AWS))
+    region = context.region()
+    show_plan(offline_plan(placed(config, region, ACCOUNT), Where(region), target=_AWS))
 
 
 def show_plan(plan: Plan, changes: Mapping[str, Sequence[ResourceChange]] | None = None) -> None:

@@ -43,7 +43,7 @@ def doctor(
     from sdctl.config.load import Overrides, load_config
 
     options = context.current()
-    overrides = Overrides(options.stack_name, bucket, snapshot)
+    overrides = Overrides(options.stack_name, bucket, snapshot, region=context.region())
     loaded = load_config(options.config, overrides, context.environment())
     for warning in loaded.warnings:
         output.warn(warning)

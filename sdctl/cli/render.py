@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdctl.cli import context, output
+from sdctl.cli import access, context, output
 from sdctl.cli.flags import Bucket, RuntimeName, RuntimeType, Snapshot, check_account
 from sdctl.deployments import home
 
@@ -32,21 +32,24 @@ def render(
     found, IAM policies, and the order of it all. What only an account knows has a placeholder with a name.
     """
     from sdctl.config.load import Overrides, check_region, load_config
-    from sdctl.offline.files import Where
+    from sdctl.offline.files import ACCOUNT, Where
     from sdctl.offline.folder import write_folder
     from sdctl.offline.rendering import render_all
 
     check_account(account)
     options, env = context.current(), context.environment()
-    overrides = Overrides(options.stack_name, bucket, snapshot, runtime_name, runtime_type)
+    region = context.region()
+    overrides = Overrides(options.stack_name, bucket, snapshot, runtime_name, runtime_type, region=region)
     loaded = load_config(options.config, overrides, env)
     for warning in loaded.warnings:
         output.warn(warning)
-    region = context.region()
+    target, config = options.target or "aws", loaded.config
     if region:
         check_region(loaded, region)
+    if region and target == "aws":
+        config = access.placed(config, region, account or ACCOUNT)
     rendering = render_all(
-        loaded.config, Where(region, account or ""), target=options.target or "aws", home=home(env),
+        config, Where(region, account or ""), target=target, home=home(env),
         environment=env,
     )  # fmt: skip
     for note in rendering.notes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,13 +25,14 @@ _PLACEHOLDER: Final = re.compile(r"\$\{(\w+)\}|<[^<>]*>")
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What flags set; None where the flag was not given."""
+    """What flags set, None where a flag was not given; `region` is where they mean, where that is known."""
 
     stack_name: str | None = None
     model_bucket: str | None = None
     snapshot: str | None = None
     runtime_name: str | None = None
     runtime_type: str | None = None
+    region: str = ""
 
 
 # The environment variable behind each override.
@@ -175,10 +176,9 @@ def _fill_placeholder(document: dict[str, Any], env: Mapping[str, str], notes: l
 
 def _merged(overrides: Overrides, env: Mapping[str, str]) -> Overrides:
     values = {
-        item.name: getattr(overrides, item.name) or env.get(_VARIABLES[item.name]) or None
-        for item in fields(Overrides)
+        name: getattr(overrides, name) or env.get(variable) or None for name, variable in _VARIABLES.items()
     }
-    return Overrides(**values)
+    return Overrides(**values, region=overrides.region)
 
 
 def _apply(document: dict[str, Any], overrides: Overrides) -> None:
@@ -186,7 +186,8 @@ def _apply(document: dict[str, Any], overrides: Overrides) -> None:
     if overrides.stack_name:
         document["stackName"] = overrides.stack_name
     if overrides.model_bucket:
-        document["modelBucketArn"] = f"arn:aws:s3:::{overrides.model_bucket}"
+        partition = rules.partition_of(overrides.region)
+        document["modelBucketArn"] = f"arn:{partition}:s3:::{overrides.model_bucket}"
     if not (overrides.snapshot or overrides.runtime_name or overrides.runtime_type):
         return
     for runtime in _overridden_runtimes(document, overrides):

@@ -93,16 +93,21 @@ def region_problems(config: Config, region: str) -> Iterator[Finding]:
     for index, zone in enumerate(config.network.zones):
         if zone[:-1] != region:
             yield f"network/zones/{index}", f'"{zone}" is no zone of {region}'
-    if partition == "aws-cn":
-        if not config.image_registry:
-            suggestion = f"<account>.dkr.ecr.{region}.amazonaws.com.cn/sdctl"
-            yield (
-                "imageRegistry",
-                f"is required in China, where public registries are not reached: {suggestion}, "
-                "filled by sdctl image mirror",
-            )
-        if config.budget:
-            yield "budget", "AWS Budgets does not exist in China"
+    if partition == "aws-cn" and config.budget:
+        yield "budget", "AWS Budgets does not exist in China"
+
+
+def placed(config: Config, region: str, account: str) -> Config:
+    """Fill in what follows from the place: China reaches no public registry, so images come from its own.
+
+    Args:
+        config: the configuration.
+        region: where it is deployed to.
+        account: the account's 12 digits, or what stands for them.
+    """
+    if config.image_registry or partition_of(region) != "aws-cn":
+        return config
+    return config.model_copy(update={"image_registry": f"{account}.dkr.ecr.{region}.amazonaws.com.cn/sdctl"})
 
 
 def _cache_problems(runtime: RuntimeConfig, path: str) -> Iterator[Finding]:

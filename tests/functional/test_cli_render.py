@@ -168,10 +168,10 @@ def test_what_china_is_sent_names_no_other_partition_and_no_public_registry() ->
 
 
 def test_what_a_region_cannot_have_is_refused() -> None:
-    configure(modelsRuntime=RUNTIMES)
+    configure(modelsRuntime=RUNTIMES, budget={"monthlyAmount": 5, "email": "me@example.com"})
     ran = run("render", "--out", "out", "-R", "cn-north-1")
     assert ran.code == 3
-    assert "imageRegistry" in ran.stderr
+    assert "budget: AWS Budgets does not exist in China" in ran.stderr
     assert not Path("out").exists()
 
 

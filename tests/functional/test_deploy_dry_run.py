@@ -35,6 +35,15 @@ def test_a_plan_that_is_asked_for_is_never_guessed() -> None:
 
 
 def test_a_configuration_that_does_not_fit_its_region_has_no_plan() -> None:
+    Path("sdctl.yaml").write_text("modelBucketArn: arn:aws:s3:::my-models")
     ran = run("deploy", "-d", "-R", "cn-north-1", "-o", "json")
     assert (ran.code, ran.stdout) == (3, "")
-    assert "imageRegistry" in ran.error["message"]
+    assert "modelBucketArn" in ran.error["message"]
+
+
+def test_a_bucket_that_a_flag_names_is_of_the_regions_partition() -> None:
+    ran = run(
+        "deploy", "-d", "-R", "cn-north-1", "-b", "my-models", "-s", "snap-0123456789abcdef0", "-o", "json"
+    )
+    assert ran.code == 0, ran.stderr
+    assert "modelBucketArn: arn:aws-cn:s3:::my-models" in Path("sdctl.yaml").read_text()

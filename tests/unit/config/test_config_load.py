@@ -376,7 +376,7 @@ ELSEWHERE: list[tuple[str, dict[str, Any], list[str]]] = [
     (
         "cn-north-1",
         {"modelBucketArn": "arn:aws:s3:::models", "budget": {"monthlyAmount": 9, "email": "a@b.example"}},
-        ["modelBucketArn", "imageRegistry", "budget"],
+        ["modelBucketArn", "budget"],
     ),
     ("us-west-2", {"kmsKeyArn": f"arn:aws:kms:us-east-1:123456789012:{KEY}"}, ["kmsKeyArn"]),
     ("us-west-2", {"network": {"zones": ["us-west-2a", "us-west-1b"]}}, ["network/zones/1"]),
