@@ -63,10 +63,11 @@ def create(
 @app.command("list")
 def list_buckets() -> None:
     """List the model buckets of the region, with their size and the deployments that use them."""
-    from sdctl.cli.models_place import find_session, human_bytes
+    from sdctl.cli.models_place import find_place, human_bytes
 
-    aws = find_session()
-    rows = _rows(aws)
+    place = find_place()
+    aws = place.aws
+    rows = _rows(aws, place.bucket)
 
     def text() -> str:
         if not rows:
@@ -80,7 +81,7 @@ def list_buckets() -> None:
     output.result({"buckets": rows}, text)
 
 
-def _rows(aws: Aws) -> list[dict[str, Any]]:
+def _rows(aws: Aws, meant: str) -> list[dict[str, Any]]:
     from sdctl.cli.models_place import users_of_buckets
     from sdctl.clients.buckets import Buckets
 
@@ -88,7 +89,7 @@ def _rows(aws: Aws) -> list[dict[str, Any]]:
     listed, used = buckets.all(), users_of_buckets(aws)
     rows = []
     for one in listed:
-        if not (one.name in used or _is_made_by_us(one)):
+        if not (one.name == meant or one.name in used or _is_made_by_us(one)):
             continue
         count, total = buckets.size(one.name)
         rows.append({

@@ -34,7 +34,7 @@ def upload(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="File, folder, https://…, hf:OWNER/REPO[/FILE][@REVISION], civitai:VERSION, models.yaml",
         ),
     ],
@@ -204,7 +204,7 @@ def list_models(bucket: _Bucket = None) -> None:
 @app.command()
 def verify(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="All, unless given.")
+        list[str] | None, typer.Argument(metavar="MODEL", help="All, unless given.")
     ] = None,
     *,
     bucket: _Bucket = None,
@@ -236,7 +236,7 @@ class ChangedModelsError(RemoteError):
 
 @app.command()
 def remove(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="As `models list` names them.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="As `models list` names them.")],
     *,
     bucket: _Bucket = None,
 ) -> None:

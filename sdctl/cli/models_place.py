@@ -55,23 +55,13 @@ def find_place(bucket: str | None = None) -> Place:
         NotFoundError: it would be on this machine, where nothing is deployed.
         ConfigError: nothing names a region.
     """
-    aws, deployment = find_session(), context.find_deployment()
-    deployed = deployment.outputs.get("ModelBucket") if deployment is not None else None
-    found = bucket_of(bucket) if bucket else deployed or _picked(aws, deployment)
-    return Place(aws, found, deployment, is_own=deployed is None or found == deployed)
-
-
-def find_session() -> Aws:
-    """Open the session of the deployment that is meant, which need not be there yet on AWS.
-
-    Raises:
-        NotFoundError: it would be on this machine, where nothing is deployed.
-        ConfigError: nothing names a region.
-    """
     deployment = context.find_deployment()
     if deployment is None and context.current().target == "local":
         raise NotFoundError("nothing is deployed on this machine", hint="sdctl deploy --target local")
-    return access.session() if deployment is None else access.aws(deployment)
+    aws = access.session() if deployment is None else access.aws(deployment)
+    deployed = deployment.outputs.get("ModelBucket") if deployment is not None else None
+    found = bucket_of(bucket) if bucket else deployed or _picked(aws, deployment)
+    return Place(aws, found, deployment, is_own=deployed is None or found == deployed)
 
 
 def bucket_of(text: str) -> str:

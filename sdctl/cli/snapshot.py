@@ -47,7 +47,7 @@ def _group() -> None:
 def build(
     *,
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="What the runtimes use, unless given.")
+        list[str] | None, typer.Argument(metavar="IMAGE", help="What the runtimes use, unless given.")
     ] = None,
     arch: Annotated[
         _Architecture | None, typer.Option(help="Of the GPU nodes; that of their types, unless given.")
@@ -175,7 +175,7 @@ def _moved(aws: Aws, snapshot: EbsSnapshot) -> list[str] | None:
 
 @app.command()
 def delete(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Which ones, snap-….")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Which ones, snap-….")] = None,
     leftovers: Annotated[
         bool, typer.Option("--leftovers", help="Remove what a build left that was killed.")
     ] = False,

@@ -427,6 +427,12 @@ def test_the_list_shows_a_bucket_that_was_made_under_a_name_of_ones_own(desk: De
     assert rows["paintings-of-mine"]["used_by"] == []
 
 
+def test_the_list_shows_the_bucket_that_is_configured_whoever_made_it(desk: Desk) -> None:
+    Path("sdctl.yaml").write_text(f"modelBucketArn: arn:aws:s3:::{desk.bucket}\n")
+    rows = {row["name"]: row for row in cli.run("bucket", "list", "-o", "json").document["buckets"]}
+    assert rows[desk.bucket]["size_bytes"] == 0
+
+
 def test_a_bucket_may_be_named_as_the_configuration_and_other_tools_write_it(desk: Desk) -> None:
     for written in (f"arn:aws:s3:::{desk.bucket}", f"s3://{desk.bucket}/"):
         found = cli.run("models", "list", "-b", written, "-o", "json").document
