@@ -68,7 +68,7 @@ def resume(runtime: _Name = None) -> None:
 
 @app.command()
 def warm(
-    pods: Annotated[int, typer.Argument(min=1, metavar="N", help="How many pods at least.")],
+    number: Annotated[str, typer.Argument(metavar="N", help="How many pods at least.")],
     runtime: _Name = None,
 ) -> None:
     """Have N pods ready before the tasks come, and stop none of them until resume.
@@ -77,11 +77,20 @@ def warm(
     """
     from sdctl.clients import scaling
 
+    if runtime is not None and runtime.isdecimal() and not number.isdecimal():
+        number, runtime = runtime, number  # `warm RUNTIME N` can mean nothing else
+    if not number.isdecimal() or int(number) < 1:
+        raise UsageError(f'N: "{number}" is not a whole number from 1 on')
+    pods = int(number)
     deployment, name = _chosen(runtime)
     if deployment.target == _LOCAL:
+        from sdctl.local import holding
+
         if pods > 1:
             raise UsageError("the local target runs one of each runtime, ready at all times")
-        resume(name)
+        with _here(deployment) as target:
+            holding.resume(target, name)
+        _tell(name, "warm", 1)
         return
     replicas = _in_cluster(deployment, name, lambda api, found: scaling.warm(api, found, pods))
     _tell(name, "warm", replicas)

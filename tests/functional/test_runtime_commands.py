@@ -108,6 +108,12 @@ def test_warm_starts_pods_and_keeps_them_from_being_stopped_after_a_pause_too(cl
     assert cluster.replicas() == 4
 
 
+def test_warm_takes_the_runtime_and_the_number_in_either_order(cluster: Cluster) -> None:
+    assert run("runtime", "warm", "sdruntime", "3", "-o", "json").document["replicas"] == 3
+    for words in (("0",), ("-1",), ("sdruntime",), ("sdruntime", "many")):
+        assert run("runtime", "warm", *words).code == 2
+
+
 def test_warm_stops_no_pod_that_is_at_work(cluster: Cluster) -> None:
     assert run("runtime", "warm", "1", "-o", "json").document["replicas"] == 2
     assert cluster.replicas() == 2
