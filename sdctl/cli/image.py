@@ -221,12 +221,20 @@ def _account_registry() -> str:
     return own_registry(access.session())
 
 
+def _deployed_registry(loaded: Loaded) -> str:
+    """Return where a deployment that names no registry takes our own images from."""
+    from sdctl.config.rules import placed
+
+    aws = access.session()
+    return placed(loaded.config, aws.region, aws.account_id()).image_registry or _account_registry()
+
+
 def _agent_image(loaded: Loaded, registry: str | None, tag: str | None = None) -> Reference:
     from sdctl.images.needed import AGENT_TAG, agent_image
 
     if registry is not None:
         _check_registry(registry)
-    found = registry or loaded.config.image_registry or _account_registry()
+    found = registry or loaded.config.image_registry or _deployed_registry(loaded)
     return agent_image(found, AGENT_TAG if tag is None else tag)
 
 

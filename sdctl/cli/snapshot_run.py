@@ -87,11 +87,13 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 
 def configured(config: Config, aws: Aws) -> tuple[str, ...]:
     """List the images that the configuration's runtimes use."""
+    from sdctl.config.rules import placed
     from sdctl.render.runtime_values import RuntimeFacts
     from sdctl.snapshots.images import configured_images
 
-    registry = RuntimeFacts(aws.account_id(), aws.region, "").registry
-    return configured_images(config, registry)
+    account = aws.account_id()
+    registry = RuntimeFacts(account, aws.region, "").registry
+    return configured_images(placed(config, aws.region, account), registry)
 
 
 def around(aws: Aws) -> Around:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sdctl.clients.ec2 import ON_DEMAND, SPOT
 from sdctl.clients.quotas import Quota
 from sdctl.config.model import Config, RuntimeConfig
+from sdctl.config.rules import placed
 from sdctl.deploy.planner import bucket_name
 from sdctl.models.identify import CHECKPOINT_FOLDER
 from sdctl.render.runtime_values import AGENT_REPOSITORY, RuntimeFacts
@@ -196,7 +197,7 @@ def agent_image(config: Config, account: str, region: str) -> tuple[str, str]:
         Host and repository; both empty where every runtime names an image of its own, or another kind of
         registry is configured.
     """
-    registry = config.image_registry or RuntimeFacts(account, region, "").registry
+    registry = placed(config, region, account).image_registry or RuntimeFacts(account, region, "").registry
     host, _, path = registry.partition("/")
     own = (runtime.extra_value("runtime", "queueAgent", "image") for runtime in config.runtimes)
     if ".dkr.ecr." not in host or all(own):
