@@ -46,20 +46,30 @@ def problems(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"modelsRuntime/{index}/extraValues/{path}", message
 
 
+def json_schema() -> dict[str, Any]:
+    """Return the schema of extra values: the chart's, in which types may be given in part."""
+    schema = _chart_schema()
+    del schema["$schema"], schema["properties"]["types"]["additionalProperties"]["required"]
+    return schema
+
+
 def _refused(extra_values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from jsonschema import Draft7Validator
     from jsonschema.exceptions import best_match
 
-    chart = asset_dir("charts") / CHART_NAME
-    defaults = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))
-    schema = json.loads((chart / "values.schema.json").read_text(encoding="utf-8"))
+    defaults = yaml.safe_load((asset_dir("charts") / CHART_NAME / "values.yaml").read_text(encoding="utf-8"))
     values = _merged(defaults, extra_values)
-    errors = [best_match([error]) or error for error in Draft7Validator(schema).iter_errors(values)]
+    errors = [best_match([error]) or error for error in Draft7Validator(_chart_schema()).iter_errors(values)]
     for error in sorted(errors, key=lambda error: [str(part) for part in error.absolute_path]):
         yield from _told(error)
     if not errors:
         yield from _pod_problems(values)
         yield from _node_problems(values)
+
+
+def _chart_schema() -> dict[str, Any]:
+    text = (asset_dir("charts") / CHART_NAME / "values.schema.json").read_text(encoding="utf-8")
+    return dict(json.loads(text))
 
 
 def _pod_problems(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from sdctl.config import chart_values, rules
 from sdctl.config.model import DEFAULT_RUNTIME, Config
+from sdctl.config.rest import Location, concerns, without
 from sdctl.contract import DEFAULT_CHECKPOINT, found, nearest
 from sdctl.errors import ConfigError
 
@@ -72,10 +73,7 @@ def load_config(path: Path | None, overrides: Overrides, env: Mapping[str, str])
     _lower_names(document, notes)
     source = str(path) if path else "the settings"
     config = _validated(document, source)
-    wrong = list(rules.problems(config))
-    named = {where for where, _ in wrong}
-    wrong += [one for one in chart_values.problems(config) if one[0] not in named]
-    _raise_problems([f"{where}: {what}" for where, what in wrong], source)
+    _raise_problems([f"{where}: {what}" for where, what in _between(config)], source)
     notes += [f"{where}: {what}" for where, what in rules.warnings(config)]
     return Loaded(config, tuple(notes), path)
 
@@ -93,6 +91,11 @@ def check_region(loaded: Loaded, region: str) -> None:
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the file, for editors."""
     schema = Config.model_json_schema(by_alias=True)
+    # A chart of the user's own has other values.
+    schema["$defs"]["RuntimeConfig"] |= {
+        "if": {"properties": {"chartRepository": {"const": ""}}},
+        "then": {"properties": {"extraValues": chart_values.json_schema()}},
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "sdctl.yaml"}
 
 
@@ -241,6 +244,13 @@ def _lower_names(document: dict[str, Any], notes: list[str]) -> None:
             runtime["name"] = name.lower()
 
 
+def _between(config: Config) -> list[rules.Finding]:
+    """List what is wrong between fields that are right each by itself."""
+    wrong = list(rules.problems(config))
+    named = {where for where, _ in wrong}
+    return wrong + [one for one in chart_values.problems(config) if one[0] not in named]
+
+
 def _validated(document: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(document)
@@ -250,6 +260,13 @@ def _validated(document: dict[str, Any], source: str) -> Config:
         # A list with a bad entry is also reported as too short: only the entry is the user's problem.
         lines = [
             _line(detail) for detail in details if detail["type"] != "too_short" or detail["loc"] not in inner
+        ]
+        places = [_place(detail) for detail in details]
+        rest = without(document, places)
+        lines += [
+            f"{where}: {what}"
+            for where, what in (_between(rest) if rest else ())
+            if not any(concerns(where, place) for place in places)
         ]
         _raise_problems(lines, source)
         raise
@@ -263,8 +280,12 @@ def _raise_problems(lines: Iterable[str], source: str) -> None:
 
 
 def _line(detail: ErrorDetails) -> str:
-    path = [part for part in detail["loc"] if not str(part).startswith(("constrained-", "function-"))]
-    return f"{'/'.join(map(str, path))}: {_message(detail)}"
+    return f"{'/'.join(map(str, _place(detail)))}: {_message(detail)}"
+
+
+def _place(detail: ErrorDetails) -> Location:
+    """Return the path of keys to what is wrong, without pydantic's own steps."""
+    return tuple(part for part in detail["loc"] if not str(part).startswith(("constrained-", "function-")))
 
 
 _KINDS: Final = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
-from sdctl.config import chart_values
+from sdctl.config import chart_values, load
 from sdctl.config.model import Config
 from support.cli import ROOT
 
@@ -110,3 +111,13 @@ def test_the_charts_own_examples_are_no_problem(path: Any) -> None:
 
 def test_a_chart_of_ones_own_is_not_judged_by_ours() -> None:
     assert problems({"mine": 1}, chartRepository="oci://example.com/charts/mine", chartVersion="1.0.0") == []
+
+
+def test_the_published_schema_tells_editors_the_charts_values() -> None:
+    schema = jsonschema.Draft202012Validator(load.json_schema())
+    runtime = {"name": "a", "type": "sdwebui", "extraValues": {"runtime": {"drainSecond": 5}}}
+    [error] = schema.iter_errors({"modelsRuntime": [runtime]})
+    assert "drainSecond" in error.message
+    assert schema.is_valid({"modelsRuntime": [{**runtime, "chartRepository": "oci://example.com/mine"}]})
+    partial = {**runtime, "extraValues": {"types": {"comfyui": {"port": 8188}}}}
+    assert schema.is_valid({"modelsRuntime": [partial]})
