@@ -203,9 +203,7 @@ def list_models(bucket: _Bucket = None) -> None:
 
 @app.command()
 def verify(
-    models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL", help="All, unless given.")
-    ] = None,
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL", help="All, unless given.")] = None,
     *,
     bucket: _Bucket = None,
 ) -> None:

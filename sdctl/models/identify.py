@@ -48,21 +48,29 @@ _DOWNS: Final = (
     ".lora_linear_layer.down.weight", "lora1.down.weight",
 )  # fmt: skip
 _LORA_MARKS: Final = (
-    *_DOWNS, ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".oft_diag", ".dora_scale",
+    *_DOWNS, ".lora_up.weight", ".lora_B.weight", ".lora.up.weight", "_lora.up.weight",
+    ".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".oft_blocks", ".oft_diag", ".dora_scale",
 )  # fmt: skip
 _LORA_STARTS: Final = (
     "lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_", "lycoris_",
 )  # fmt: skip
 _CONTROLNET_STARTS: Final = (
-    "input_hint_block.0.weight", "control_model.input_hint_block.0.weight",
-    "controlnet_cond_embedding.conv_in.weight", "lllite_unet", "controlnet_x_embedder.weight",
+    "input_hint_block.", "control_model.", "zero_convs.", "controlnet_cond_embedding.",
+    "controlnet_down_blocks.", "controlnet_mid_block.", "lllite_unet", "controlnet_x_embedder.weight",
     "controlnet_blocks.0.", "adapter.body.0.", "body.0.block1.weight",
 )  # fmt: skip
-_ESRGAN: Final = frozenset({
-    "model.1.sub.0.RDB1.conv1.0.weight", "body.0.rdb1.conv1.weight", "RRDB_trunk.0.RDB1.conv1.weight",
-})  # fmt: skip
+_ESRGAN: Final = re.compile(r"(model\.1\.sub\.\d+\.RDB\d|body\.\d+\.rdb\d|RRDB_trunk\.\d+\.RDB\d)\.")
+_SWINIR: Final = re.compile(r"layers\.\d+\.residual_group\.blocks\.")
+_DECODER: Final = re.compile(
+    r"((first_stage_model|vae)\.)?decoder\.(conv_in|conv_out|mid|mid_block|up|up_blocks)\."
+)
 _HYPERNETWORK: Final = re.compile(r"linear(\.\d+|1|2)\.(weight|bias)")
 _UNET: Final = "model.diffusion_model."
+_UNET_PARTS: Final = tuple(
+    f"{_UNET}{part}."
+    for part in ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
+)
+_FLUX_BLOCK: Final = re.compile(r"double_blocks\.\d+\.(img|txt)_(attn|mlp|mod)\.")
 _FIRST_CONVOLUTION: Final = "input_blocks.0.0.weight"
 # Of the latent diffusion that scales pictures up: its channels, and the picture beside the latents.
 _LDSR_CONVOLUTION: Final = (160, 6)
@@ -174,15 +182,15 @@ def _checkpoint(shapes: Shapes, metadata: Metadata) -> Found:
         for name in shapes
         if name.startswith((_UNET, "double_blocks.", "joint_blocks.", "double_stream_modulation", "txt_in."))
     }
-    if any(name.startswith("double_blocks.0.img_attn.") for name in bare):
+    if any(_FLUX_BLOCK.match(name) for name in bare):
         if any(name.startswith("txt_in.individual_token_refiner.") for name in bare):
             return None  # Hunyuan's video model
         return CHECKPOINT, FLUX2 if _has(bare, "double_stream_modulation") else FLUX, ""
-    if any(name.startswith("joint_blocks.0.") for name in bare):
+    if any(name.startswith("joint_blocks.") for name in bare):
         return CHECKPOINT, SD3, ""
-    if _FIRST_CONVOLUTION not in bare:
+    if not any(name.startswith(_UNET_PARTS) for name in shapes):
         return None
-    if shapes[_UNET + _FIRST_CONVOLUTION][:2] == _LDSR_CONVOLUTION:
+    if shapes.get(_UNET + _FIRST_CONVOLUTION, ())[:2] == _LDSR_CONVOLUTION:
         return UPSCALER, "", "LDSR"
     return CHECKPOINT, _unet_base(shapes) or _declared(metadata), ""
 
@@ -221,12 +229,14 @@ def _unet_base(shapes: Shapes) -> str:
 
 def _vae(shapes: Shapes, _metadata: Metadata) -> Found:
     """An autoencoder alone; the channels of its latents tell the newer ones apart."""
-    for prefix in ("", "first_stage_model.", "vae."):
-        shape = shapes.get(f"{prefix}decoder.conv_in.weight")
-        if shape is not None and f"{prefix}encoder.conv_in.weight" in shapes:
-            # SD1's, SD2's and SDXL's look the same, as do SD3's and Flux's.
-            bases = {4: "SD1, SD2 or SDXL", 16: "SD3 or Flux", 32: FLUX2}
-            return VAE, bases.get(shape[1], "") if len(shape) == 4 else "", ""
+    if any(_DECODER.match(name) for name in shapes):
+        found = (
+            shapes.get(f"{prefix}decoder.conv_in.weight") for prefix in ("", "first_stage_model.", "vae.")
+        )
+        shape = next((one for one in found if one), ())
+        # SD1's, SD2's and SDXL's look the same, as do SD3's and Flux's.
+        bases = {4: "SD1, SD2 or SDXL", 16: "SD3 or Flux", 32: FLUX2}
+        return VAE, bases.get(shape[1], "") if len(shape) == 4 else "", ""
     if "decoder.layers.1.weight" in shapes or {"decoder.1.weight", "encoder.0.weight"} <= shapes.keys():
         return VAE, "", "VAE-approx"  # TAESD
     return None
@@ -256,13 +266,13 @@ def _hypernetwork(shapes: Shapes, _metadata: Metadata) -> Found:
 def _upscaler(shapes: Shapes, _metadata: Metadata) -> Found:
     """Upscalers and face restorers, by the first names of their networks; some lie below `params`."""
     names = {name.removeprefix("params_ema.").removeprefix("params.") for name in shapes}
-    if names & _ESRGAN:
+    if any(_ESRGAN.match(name) for name in names) or {"conv_first.weight", "conv_body.weight"} <= names:
         return UPSCALER, "", "ESRGAN"
     if {"body.0.weight", "body.1.weight"} <= names and not any(name.startswith("conv") for name in names):
         # Real-ESRGAN's compact network. From its own folder the SD WebUI takes only files that it knows by
         # name; from this one, any.
         return UPSCALER, "", "ESRGAN"
-    if any(name.startswith("layers.0.residual_group.blocks.0.") for name in names):
+    if any(_SWINIR.match(name) for name in names):
         return UPSCALER, "", "SwinIR"
     if "m_head.0.weight" in names and "m_tail.0.weight" in names:
         return UPSCALER, "", "ScuNET"

@@ -285,3 +285,34 @@ def test_a_zip_that_torch_did_not_save_is_refused(data: bytes) -> None:
 def test_a_pickle_without_end_is_refused() -> None:
     with pytest.raises(BadModelError, match="cannot be read"):
         read_head(Held(torch_zip(torch_pickle(KINDS["sd1"])[:-1])))
+
+
+# What a part of a model has: any of its names will do, whatever the shapes.
+PARTS = {
+    ("checkpoint", "SD1"): (
+        "model.diffusion_model.time_embed.0.weight", "cond_stage_model.transformer.text_model.embeddings.x",
+    ),
+    ("checkpoint", "SD2"): (
+        "model.diffusion_model.out.2.weight", "cond_stage_model.model.transformer.resblocks.0.ln_1.weight",
+    ),
+    ("checkpoint", "SDXL"): (
+        "model.diffusion_model.label_emb.0.0.weight", "conditioner.embedders.1.model.text_projection",
+    ),
+    ("checkpoint", "SD3"): ("model.diffusion_model.joint_blocks.5.x_block.attn.qkv.weight",),
+    ("checkpoint", "Flux"): ("double_blocks.3.img_mod.lin.weight",),
+    ("vae", ""): ("encoder.down.0.block.0.conv1.weight", "decoder.up.0.block.0.conv1.weight"),
+    ("controlnet", ""): ("control_model.zero_convs.0.0.weight", "control_model.time_embed.0.weight"),
+    ("upscaler", ""): ("conv_first.weight", "body.3.rdb2.conv1.weight", "conv_body.weight"),
+    ("lora", ""): ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "names"), PARTS.items())
+@pytest.mark.parametrize("shape", [(1,), (2, 2)])
+def test_names_alone_tell_a_model(
+    what: tuple[str, str], names: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    head = read_head(Held(safetensors(dict.fromkeys(names, shape))))
+    assert head is not None
+    found = identify(head)
+    assert (found.type, found.base) == what
