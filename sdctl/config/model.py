@@ -54,8 +54,15 @@ def _bucket_arn(value: str) -> str:
     return value
 
 
+def _network(value: str) -> IPv4Network:
+    try:
+        return IPv4Network(value)
+    except ValueError as error:
+        raise ValueError(f'"{value}" is not an IPv4 network as 10.0.0.0/16: {error}') from error
+
+
 def _cidr(value: str) -> str:
-    network = IPv4Network(value)  # its own message says what is wrong
+    network = _network(value)
     # https://docs.aws.amazon.com/vpc/latest/userguide/vpc-cidr-blocks.html; six /19 need a /16
     if network.prefixlen != 16 or not network.is_private:
         raise ValueError(f'"{value}" is not a private /16 network')
@@ -63,7 +70,7 @@ def _cidr(value: str) -> str:
 
 
 def _public_cidr(value: str) -> str:
-    network = IPv4Network(value)
+    network = _network(value)
     # EKS refuses addresses that no packet from the internet comes from:
     # https://docs.aws.amazon.com/eks/latest/userguide/cluster-endpoint.html
     if network.is_private:

@@ -343,7 +343,12 @@ PROBLEMS: list[tuple[str, dict[str, Any], str]] = [
     (
         "bits outside of the network",
         {"network": {"publicAccessCidrs": ["203.1.113.7/24"]}},
-        "network/publicAccessCidrs/0: 203.1.113.7/24 has host bits set",
+        'network/publicAccessCidrs/0: "203.1.113.7/24" is not an IPv4 network as 10.0.0.0/16: 203.',
+    ),
+    (
+        "no network",
+        {"network": {"vpcCidr": "10.0.0.0/33"}},
+        'network/vpcCidr: "10.0.0.0/33" is not an IPv4 network as 10.0.0.0/16: ',
     ),
     (
         "instance type",
@@ -442,6 +447,40 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     assert sorted(line.split(":")[0] for line in problems(tmp_path, document)) == [
         "colour", "modelsRuntime/0/type", "modelsRuntime/1/name", "stackName",
     ]  # fmt: skip
+
+
+def test_what_is_wrong_between_fields_is_told_with_what_is_wrong_in_one(tmp_path: Path) -> None:
+    document = {
+        "colour": "red",
+        "budget": {"monthlyAmount": 5},
+        "imageRegistry": "https://a/b",
+        "network": {
+            "vpcId": "mine",
+            "natMode": "none",
+            "subnetIds": ["subnet-01234567"],
+            "zones": ["b", "c"],
+        },
+        "tags": {"aws:x": "y"},
+        "modelsRuntime": [
+            {"name": "a_b", "type": "comfy", "extraValues": SNAPSHOT, "imageCache": "soci"},
+            {"name": "c", "type": "comfyui", "dynamicModle": True},
+            {"name": "c", "type": "comfyui"},
+            {"type": "comfyui"},
+        ],
+    }
+    assert sorted(line.split(": ")[0] for line in problems(tmp_path, document)) == [
+        "budget/email", "colour", "imageRegistry", "modelsRuntime/0/imageCache", "modelsRuntime/0/name",
+        "modelsRuntime/0/type", "modelsRuntime/1/dynamicModle", "modelsRuntime/2/name",
+        "modelsRuntime/3/name", "network/vpcId", "network/zones/0", "network/zones/1", "tags/aws:x",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "document", [{"modelsRuntime": [1]}, {"modelsRuntime": [], "x": 1}, {"network": [], "tags": {"aws:x": 1}}]
+)
+def test_what_is_wrong_everywhere_is_told_once(tmp_path: Path, document: dict[str, Any]) -> None:
+    lines = problems(tmp_path, document)
+    assert len(lines) == len(document)
 
 
 @pytest.mark.parametrize(
