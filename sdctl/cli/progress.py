@@ -107,7 +107,9 @@ class Progress:
         if event.status.endswith("_FAILED"):
             self.print_line(f"  {event.step}: {text}: {reason}"[: 2 * _REASON_CHARACTERS])
         elif not event.status.endswith("_IN_PROGRESS"):
-            output.detail(f"  {event.step}: {text} {reason}".rstrip())
+            one = self.running.get(event.step)
+            spent = f" after {in_clock(time.monotonic() - one.since)}" if one else ""
+            self.print_line(f"  {event.step}: {text}{spent}")
 
     def _last(self, step_id: str, text: str) -> None:
         if step_id in self.running:
