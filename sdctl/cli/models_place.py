@@ -15,6 +15,7 @@ from sdctl.errors import AwsError, NotFoundError
 if TYPE_CHECKING:
     from sdctl.clients.aws import Aws
     from sdctl.clients.objects import Objects
+    from sdctl.config.load import Loaded
     from sdctl.config.model import Config
 
 
@@ -33,7 +34,12 @@ class Place:
     @property
     def config(self) -> Config:
         """The configuration of the folder that was deployed from, read when it is asked for."""
-        return _config(self.deployment)
+        return _loaded(self.deployment).config
+
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether it is deployed or configured, and no default of the guide's alone."""
+        return self.deployment is not None or _loaded(None).path is not None
 
     @property
     def stack_name(self) -> str:
@@ -92,12 +98,12 @@ def existing(place: Place) -> Iterator[None]:
 def _picked(aws: Aws, deployment: Deployment | None) -> str:
     from sdctl.deploy.planner import bucket_name
 
-    config = _config(deployment)
+    config = _loaded(deployment).config
     stack_name = config.stack_name if deployment is None else deployment.stack_name
     return config.model_bucket or bucket_name(stack_name, "model-bucket", aws.account_id(), aws.region)
 
 
-def _config(deployment: Deployment | None) -> Config:
+def _loaded(deployment: Deployment | None) -> Loaded:
     """Read the configuration of the folder that was deployed from."""
     from sdctl.config.load import Overrides, load_config
 
@@ -106,7 +112,7 @@ def _config(deployment: Deployment | None) -> Config:
     if path is None and deployment is not None:
         folder = Path(deployment.folder)
         path = next((folder / one for one in ("sdctl.yaml", "config.yaml") if (folder / one).is_file()), None)
-    return load_config(path, Overrides(options.stack_name), context.environment()).config
+    return load_config(path, Overrides(options.stack_name), context.environment())
 
 
 def checkpoints(place: Place, *, is_sure: bool = False) -> dict[str, list[str]]:
@@ -117,7 +123,7 @@ def checkpoints(place: Place, *, is_sure: bool = False) -> dict[str, list[str]]:
 
     Args:
         place: the bucket.
-        is_sure: leave nothing out that may not be read.
+        is_sure: leave nothing out that may not be read, and take no default for what is deployed.
 
     Raises:
         AwsError: it may not be read.
@@ -125,7 +131,7 @@ def checkpoints(place: Place, *, is_sure: bool = False) -> dict[str, list[str]]:
     from sdctl.deploy.results import read_checkpoints
 
     found: dict[str, list[str]] = {}
-    if place.is_own:
+    if place.is_own and (place.is_wanted or not is_sure):
         for runtime in place.config.runtimes:
             if runtime.checkpoint:
                 found[runtime.name] = [runtime.checkpoint]

@@ -154,7 +154,7 @@ class Library:
             names = users_of(key, used)
             if names:
                 raise ConflictError(
-                    f"{key} is what {', '.join(names)} is deployed with",
+                    f"{key} is the model of {', '.join(names)}",
                     hint="name another model in sdctl.yaml and deploy, then remove this one",
                 )
         return keys

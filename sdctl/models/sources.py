@@ -86,6 +86,8 @@ class Resolver:
             NotFoundError: there is no such file.
             SourceError: the publisher refuses, or does not answer.
         """
+        if not source.strip():
+            raise UsageError("a source is empty: it would mean the whole folder", hint="name it: .")
         if not is_remote(source):
             return list(local_origins(folder / Path(source).expanduser()))
         rewritten = huggingface.source_of(source) or civitai.source_of(source) or source

@@ -14,6 +14,7 @@ import pytest
 from fakes.model_sources import COMMIT, Sources
 from functional.models.conftest import Desk
 from sdctl.clients.cloudformation import CloudFormation, StackView
+from sdctl.contract import DEFAULT_CHECKPOINT
 from sdctl.deployments import Deployment, Deployments, home
 from sdctl.errors import AwsError, ConfigError
 from sdctl.models.index import INDEX_KEY, Entry, Index
@@ -110,6 +111,15 @@ def test_verify_tells_what_changed_what_is_missing_and_what_it_cannot_know(desk:
     assert "2 of 4 models" in ran.error["message"]
     assert desk.run("verify", "a.safetensors").code == 0
     assert (desk.run("verify", "nothing").code, desk.run("verify", "").code) == (4, 2)
+
+
+def test_the_default_model_can_be_removed_where_nothing_is_deployed(desk: Desk) -> None:
+    Path(DEFAULT_CHECKPOINT).write_bytes(kind("sd1"))
+    desk.upload(DEFAULT_CHECKPOINT)
+    assert desk.run("remove", DEFAULT_CHECKPOINT, "-y").code == 0
+    desk.upload(DEFAULT_CHECKPOINT)
+    Path("sdctl.yaml").write_text("stackName: mine\n")
+    assert desk.run("remove", DEFAULT_CHECKPOINT, "-y").code == 8
 
 
 def test_a_model_that_a_runtime_names_is_listed_as_used_and_not_removed(desk: Desk) -> None:

@@ -210,6 +210,12 @@ def test_unsafe_and_unsound_files_are_refused_and_the_others_arrive(desk: Desk) 
     assert desk.keys() == ["Stable-diffusion/a.safetensors"]
 
 
+def test_an_empty_source_is_not_the_whole_folder(desk: Desk) -> None:
+    write("a.safetensors", kind("sd1"))
+    assert (desk.run("upload", "").code, desk.keys()) == (2, [])
+    assert desk.run("upload", ".").code == 0
+
+
 def test_one_file_that_is_refused_is_told_of_once(desk: Desk) -> None:
     write("a.safetensors", b"")
     ran = desk.run("upload", "a.safetensors")
