@@ -246,9 +246,7 @@ def _check_registry(registry: str) -> None:
 
     host = registry.partition("/")[0]
     if not re.fullmatch(REGISTRY_PATTERN, registry) or not (host == "localhost" or set(host) & set(".:")):
-        raise UsageError(
-            f"{registry} is not HOST or HOST/PATH of a registry, as localhost:5000/sdctl"
-        )
+        raise UsageError(f"{registry} is not HOST or HOST/PATH of a registry, as localhost:5000/sdctl")
 
 
 def _login(host: str) -> RegistryLogin | None:
