@@ -185,7 +185,11 @@ class Controllers:
         return found
 
     def _claims(self) -> None:
-        for found in self._api.objects("NodeClaim"):
+        claims = self._api.objects("NodeClaim")
+        # Looked at after the claims: one that was deleted when Karpenter had gone is nobody's to end.
+        if all(one["metadata"]["name"] != "karpenter" for one in self._api.objects("Deployment")):
+            return
+        for found in claims:
             if "deletionTimestamp" in found["metadata"]:
                 self._end_node(found)
             self._finalize("NodeClaim", found, KARPENTER_FINALIZER)
