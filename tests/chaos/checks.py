@@ -6,6 +6,7 @@ import collections
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ def read_stories(pods: Iterable[Pod]) -> dict[str, Story]:
     for pod in pods:
         held: set[str] = set()
         started: set[str] = set()
+        gone: dict[str, float] = {}  # when this agent said that it had lost them
         for line in log_lines(pod.log):
             action, task_id = line.get("action"), str(line.get("task_id") or line.get("task") or "")
             if action in ("chaos_exit", "chaos_pause"):
@@ -99,19 +101,29 @@ def read_stories(pods: Iterable[Pod]) -> dict[str, Story]:
             elif action == "claimed":
                 stories[task_id].claims += 1
                 held.add(task_id)
+                gone.pop(task_id, None)
             elif action == "started":
                 stories[task_id].starts += 1
-                stories[task_id].unexcused_starts += 1
-                started.add(task_id)
+                # One that was on its way when the loss was noticed, as after a pause in the middle of it.
+                if logged_at(line) - gone.get(task_id, float("-inf")) > SLACK_SECONDS:
+                    stories[task_id].unexcused_starts += 1
+                    started.add(task_id)
             elif action in ("hand_back", "retry", "lost"):
                 stories[task_id].counted += action != "hand_back" and task_id in held
                 stories[task_id].unexcused_starts -= task_id in started
                 held.discard(task_id)
                 started.discard(task_id)
+                if action == "lost":
+                    gone[task_id] = logged_at(line)
             elif action == "task_ended":
                 held.discard(task_id)
                 started.discard(task_id)
     return stories
+
+
+def logged_at(line: dict[str, Any]) -> float:
+    """Return when an agent wrote a line, in seconds of its own clock."""
+    return datetime.fromisoformat(line["time"]).timestamp()
 
 
 def log_lines(path: Path) -> Iterator[dict[str, Any]]:
