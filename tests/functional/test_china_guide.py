@@ -11,7 +11,7 @@ from support.cli import run
 
 GUIDE = """\
 stackName: sdoneks
-modelBucketArn: arn:aws-cn:s3:::${MODEL_BUCKET} # 此处ARN中aws改为aws-cn
+modelBucketArn: arn:aws-cn:s3:::${MODEL_BUCKET} # the partition of China
 APIGW:
   stageName: dev
   throttle:
